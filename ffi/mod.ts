@@ -137,7 +137,10 @@ export interface Libc {
 /** libzstd, statically linked. A frame is complete by itself; a reference prefix must be given again to decode. */
 export interface Zstd {
   /** Compresses on the blocking pool. Level 1 to 19. `prefix` is referenced, not part of the frame. */
-  compress(input: Uint8Array, options: { level: number; prefix?: Uint8Array }): Promise<Uint8Array<ArrayBuffer>>;
+  compress(
+    input: Uint8Array,
+    options: { level: number; prefix?: Uint8Array },
+  ): Promise<Uint8Array<ArrayBuffer>>;
   /**
    * Decompresses one whole frame. `size` is the exact decompressed size that the container announced and
    * the caller has bounded; the frame is refused when it holds more, less, or wants a window above `windowLogMax`.
@@ -149,7 +152,10 @@ export interface Zstd {
   ): Promise<Uint8Array<ArrayBuffer>>;
   /** The same, on the calling thread; for small inputs. */
   compressSync(input: Uint8Array, options: { level: number }): Uint8Array<ArrayBuffer>;
-  decompressSync(frame: Uint8Array, options: { size: number; windowLogMax?: number }): Uint8Array<ArrayBuffer>;
+  decompressSync(
+    frame: Uint8Array,
+    options: { size: number; windowLogMax?: number },
+  ): Uint8Array<ArrayBuffer>;
 }
 
 /** One thing this machine may be able to do. */
@@ -167,6 +173,8 @@ export interface ProbeItem {
 export interface Native {
   /** Version of libdrover.so. */
   readonly version: string;
+  /** What `openNative({ path })` takes in a worker of this process to load the very same library; "" for the fake. */
+  readonly path: string;
   readonly libc: Libc;
   readonly zstd: Zstd;
   /** Asks the kernel; changes nothing. `dir` is where overlay and O_DIRECT are tried. */
@@ -174,3 +182,6 @@ export interface Native {
   /** Effective user id, and whether this process may mount (CAP_SYS_ADMIN in its user namespace). */
   identity(): { uid: number; gid: number; canMount: boolean; inUserNamespace: boolean };
 }
+
+export { NativeError } from "./errno.ts";
+export { openNative } from "./native.ts";

@@ -1,0 +1,139 @@
+/**
+ * The functions of libdrover.so in the order of native-src/drover.h, each with its C prototype.
+ *
+ * Names ending in `_async` are the same function on Deno's blocking pool.
+ *
+ * @module
+ */
+
+/** DROVER_VERSION of the header this table was written for. */
+export const libraryVersion = "0.1.0";
+
+/** What every version of the library has: enough to say that it is another one. */
+export const identitySymbols = {
+  // int drover_version(char *buffer, size_t size);
+  drover_version: { parameters: ["buffer", "usize"], result: "i32" },
+  // int drover_layout(char *buffer, size_t size);
+  drover_layout: { parameters: ["buffer", "usize"], result: "i32" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** Everything else. */
+export const symbols = {
+  // int drover_identity(struct drover_identity *out);
+  drover_identity: { parameters: ["buffer"], result: "i32" },
+
+  // int drover_open(int dir, const char *path, int flags, uint32_t mode);
+  drover_open: { parameters: ["i32", "buffer", "i32", "u32"], result: "i32" },
+  // int drover_open_beneath(int dir, const char *path, int flags, uint32_t mode);
+  drover_open_beneath: { parameters: ["i32", "buffer", "i32", "u32"], result: "i32" },
+  // int drover_close(int fd);
+  drover_close: { parameters: ["i32"], result: "i32" },
+  // int64_t drover_pread(int fd, void *buffer, size_t size, int64_t offset);
+  drover_pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "i64" },
+  // int64_t drover_pwrite(int fd, const void *buffer, size_t size, int64_t offset);
+  drover_pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "i64" },
+  // int drover_ftruncate(int fd, int64_t size);
+  drover_ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  // int64_t drover_seek(int fd, int64_t offset, int whence);
+  drover_seek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  // int64_t drover_copy_range(int source, int64_t source_offset, int target, int64_t target_offset, int64_t size);
+  drover_copy_range: { parameters: ["i32", "i64", "i32", "i64", "i64"], result: "i64" },
+  // int drover_clone(int source, int target);
+  drover_clone: { parameters: ["i32", "i32"], result: "i32" },
+  // int drover_fsync(int fd);
+  drover_fsync_async: { name: "drover_fsync", parameters: ["i32"], result: "i32", nonblocking: true },
+  // int drover_syncfs(int fd);
+  drover_syncfs_async: { name: "drover_syncfs", parameters: ["i32"], result: "i32", nonblocking: true },
+  // int drover_stat(int dir, const char *path, struct drover_stat *out);
+  drover_stat: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  // int drover_fstat(int fd, struct drover_stat *out);
+  drover_fstat: { parameters: ["i32", "buffer"], result: "i32" },
+  // int64_t drover_readlink(int dir, const char *path, char *buffer, size_t size);
+  drover_readlink: { parameters: ["i32", "buffer", "buffer", "usize"], result: "i64" },
+  // int drover_symlink(const char *target, int dir, const char *path);
+  drover_symlink: { parameters: ["buffer", "i32", "buffer"], result: "i32" },
+  // int drover_link(int source_dir, const char *source, int dir, const char *path);
+  drover_link: { parameters: ["i32", "buffer", "i32", "buffer"], result: "i32" },
+  // int drover_mknod(int dir, const char *path, uint32_t mode, uint32_t major, uint32_t minor);
+  drover_mknod: { parameters: ["i32", "buffer", "u32", "u32", "u32"], result: "i32" },
+  // int drover_mkdir(int dir, const char *path, uint32_t mode);
+  drover_mkdir: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  // int drover_unlink(int dir, const char *path);
+  drover_unlink: { parameters: ["i32", "buffer"], result: "i32" },
+  // int drover_rmdir(int dir, const char *path);
+  drover_rmdir: { parameters: ["i32", "buffer"], result: "i32" },
+  // int drover_rename(int source_dir, const char *source, int dir, const char *path, uint32_t flags);
+  drover_rename: { parameters: ["i32", "buffer", "i32", "buffer", "u32"], result: "i32" },
+  // int drover_chown(int dir, const char *path, uint32_t uid, uint32_t gid);
+  drover_chown: { parameters: ["i32", "buffer", "u32", "u32"], result: "i32" },
+  // int drover_chmod(int dir, const char *path, uint32_t mode);
+  drover_chmod: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  // int drover_set_mtime(int dir, const char *path, int64_t seconds, uint32_t nanos);
+  drover_set_mtime: { parameters: ["i32", "buffer", "i64", "u32"], result: "i32" },
+  // int drover_fchown(int fd, uint32_t uid, uint32_t gid);
+  drover_fchown: { parameters: ["i32", "u32", "u32"], result: "i32" },
+  // int drover_fchmod(int fd, uint32_t mode);
+  drover_fchmod: { parameters: ["i32", "u32"], result: "i32" },
+  // int drover_fset_mtime(int fd, int64_t seconds, uint32_t nanos);
+  drover_fset_mtime: { parameters: ["i32", "i64", "u32"], result: "i32" },
+  // int64_t drover_xattrs(int dir, const char *path, void *buffer, size_t size);
+  drover_xattrs: { parameters: ["i32", "buffer", "buffer", "usize"], result: "i64" },
+  // int64_t drover_get_xattr(int dir, const char *path, const char *name, void *buffer, size_t size);
+  drover_get_xattr: { parameters: ["i32", "buffer", "buffer", "buffer", "usize"], result: "i64" },
+  // int drover_set_xattr(int dir, const char *path, const char *name, const void *value, size_t size);
+  drover_set_xattr: { parameters: ["i32", "buffer", "buffer", "buffer", "usize"], result: "i32" },
+  // int drover_remove_xattr(int dir, const char *path, const char *name);
+  drover_remove_xattr: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  // int drover_file_handle(int dir, const char *path, void *buffer, size_t size);
+  drover_file_handle: { parameters: ["i32", "buffer", "buffer", "usize"], result: "i32" },
+  // int drover_try_lock(int fd, int exclusive);
+  drover_try_lock: { parameters: ["i32", "i32"], result: "i32" },
+  // int drover_statfs(int fd, struct drover_statfs *out);
+  drover_statfs: { parameters: ["i32", "buffer"], result: "i32" },
+
+  // int64_t drover_dir_read(int fd, void *buffer, size_t size);
+  drover_dir_read: { parameters: ["i32", "buffer", "usize"], result: "i64" },
+
+  // int drover_overlay_mount(const char *lower, uint32_t lower_count, const char *upper, const char *work,
+  //                          const char *target, uint32_t flags);
+  drover_overlay_mount: { parameters: ["buffer", "u32", "buffer", "buffer", "buffer", "u32"], result: "i32" },
+  // int drover_unmount(const char *target, int detach);
+  drover_unmount: { parameters: ["buffer", "i32"], result: "i32" },
+  // int drover_remount(const char *target, int read_only);
+  drover_remount: { parameters: ["buffer", "i32"], result: "i32" },
+
+  // int drover_probe(const char *dir, char *buffer, size_t size);
+  drover_probe: { parameters: ["buffer", "buffer", "usize"], result: "i32" },
+
+  // int64_t drover_zstd_bound(size_t size);
+  drover_zstd_bound: { parameters: ["usize"], result: "i64" },
+  // int64_t drover_zstd_compress(const void *input, size_t input_size, const void *prefix, size_t prefix_size,
+  //                              int level, void *output, size_t capacity);
+  drover_zstd_compress: {
+    parameters: ["buffer", "usize", "buffer", "usize", "i32", "buffer", "usize"],
+    result: "i64",
+  },
+  drover_zstd_compress_async: {
+    name: "drover_zstd_compress",
+    parameters: ["buffer", "usize", "buffer", "usize", "i32", "buffer", "usize"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int drover_zstd_check(const void *frame, size_t frame_size, size_t size, int window_log_max);
+  drover_zstd_check: { parameters: ["buffer", "usize", "usize", "i32"], result: "i32" },
+  // int64_t drover_zstd_decompress(const void *frame, size_t frame_size, const void *prefix, size_t prefix_size,
+  //                                int window_log_max, void *output, size_t size);
+  drover_zstd_decompress: {
+    parameters: ["buffer", "usize", "buffer", "usize", "i32", "buffer", "usize"],
+    result: "i64",
+  },
+  drover_zstd_decompress_async: {
+    name: "drover_zstd_decompress",
+    parameters: ["buffer", "usize", "buffer", "usize", "i32", "buffer", "usize"],
+    result: "i64",
+    nonblocking: true,
+  },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** The functions as Deno hands them out. */
+export type Symbols = Deno.StaticForeignLibraryInterface<typeof symbols>;

@@ -1,0 +1,265 @@
+/**
+ * Listening for other nodes. Each connection shakes hands on its own, within a time, and only when it is done
+ * does it come out of the iterator.
+ *
+ * Invariants: strangers hold at most `handshakesMax` connections; one more closes the oldest, so that holding
+ * them all keeps nobody out. Without a key the socket is on a loopback address. What fails is reported to
+ * `onRefused` and never ends the listener.
+ *
+ * @module
+ */
+import { DroverError } from "../base/errors.ts";
+import type { RecordLimits } from "../stream/mod.ts";
+import { type Address, formatAddress, isLoopback } from "./address.ts";
+import { type Channel, RecordChannel } from "./channel.ts";
+import { createLeaf } from "./certificate.ts";
+import { admitAsServer, proveAsServer } from "./handshake.ts";
+import type { ClusterKey } from "./key.ts";
+import { isOwnUser, listenerInode, ownerOf } from "./socket_table.ts";
+import { closeQuietly, type Transport } from "./transport.ts";
+
+/** Where to listen and how. */
+export interface ListenOptions {
+  /** A literal address, a host name, or empty for every address of this machine. */
+  host: string;
+  /** 0 for any free port. */
+  port: number;
+  /** The cluster's key; null to serve the same user on this machine only. */
+  key: ClusterKey | null;
+  /** The largest body of each type that a client may send; a negative number refuses the type. */
+  limits: RecordLimits;
+  /** How long a handshake may take; 10 s unless given. */
+  handshakeMs?: number;
+  /** How many connections may be in the handshake at a time; 256 unless given. */
+  handshakesMax?: number;
+  /** Hears of each connection that did not become a channel. */
+  onRefused?: (peer: string, error: unknown) => void;
+  /**
+   * Sets TCP_NODELAY on a socket, given its descriptor. Deno cannot for the TLS connections that it accepts, but
+   * they inherit the option from the listening socket. Without it a server that sends two small records in two
+   * turns waits up to 40 ms in between.
+   */
+  setNoDelay?: (descriptor: number) => void;
+}
+
+/** A listening socket; iterate over it for channels, once. */
+export interface Listener extends AsyncIterable<Channel>, Disposable {
+  /** Where it really listens. */
+  readonly address: Address;
+  /** Stops listening, drops handshakes and channels that nobody took, and ends the iteration. */
+  close(): void;
+}
+
+const handshakeMsDefault = 10_000;
+const handshakesMaxDefault = 256;
+/** Channels that are ready but not taken. */
+const readyMax = 256;
+const acceptPauseMs = 50;
+const acceptFailuresMax = 200;
+
+/**
+ * Starts to listen.
+ *
+ * @throws {DroverError} code `auth` for an address beyond loopback without a key, `busy` when it is in use.
+ */
+export async function listen(options: ListenOptions): Promise<Listener> {
+  const target = formatAddress(options);
+  const host = options.host === "localhost" ? "127.0.0.1" : options.host;
+  if (options.key === null && !isLoopback(host)) {
+    throw new DroverError(
+      "auth",
+      `Cannot listen on "${target}" without a key: it is open to other machines`,
+      {
+        hint: "drover key new FILE, then --key FILE; or listen on 127.0.0.1",
+      },
+    );
+  }
+  const open = await opener(options.key, options.port);
+  let socket: Deno.Listener<Deno.Conn>;
+  try {
+    socket = host === "" ? openEvery(open) : open(host);
+  } catch (error) {
+    const inUse = error instanceof Deno.errors.AddrInUse;
+    throw new DroverError(
+      inUse ? "busy" : "unsupported",
+      `Cannot listen on "${target}"${inUse ? ": something listens there already" : ""}`,
+      { cause: error },
+    );
+  }
+  const { hostname, port } = socket.addr as Deno.NetAddr;
+  const listener = new NodeListener(socket, { host: hostname, port }, options);
+  if (options.key !== null && options.setNoDelay !== undefined) {
+    try {
+      await applyNoDelay(listener.address, options.setNoDelay);
+    } catch (error) {
+      listener.close();
+      throw error;
+    }
+  }
+  return listener;
+}
+
+async function opener(
+  key: ClusterKey | null,
+  port: number,
+): Promise<(host: string) => Deno.Listener<Deno.Conn>> {
+  if (key === null) return (hostname) => Deno.listen({ hostname, port });
+  const leaf = await createLeaf(key);
+  return (hostname) => Deno.listenTls({ hostname, port, cert: leaf.cert, key: leaf.key });
+}
+
+/** On both families where there is IPv6, else on IPv4. */
+function openEvery(open: (host: string) => Deno.Listener<Deno.Conn>): Deno.Listener<Deno.Conn> {
+  try {
+    return open("::");
+  } catch (error) {
+    if (error instanceof Deno.errors.AddrInUse || error instanceof Deno.errors.PermissionDenied) throw error;
+    return open("0.0.0.0");
+  }
+}
+
+/** Finds the descriptor of the listening socket by its inode. */
+async function applyNoDelay(address: Address, setNoDelay: (descriptor: number) => void): Promise<void> {
+  const inode = await listenerInode(address);
+  if (inode === null) return; // No /proc: slower, not wrong.
+  for await (const entry of Deno.readDir("/proc/self/fd")) {
+    const link = await Deno.readLink(`/proc/self/fd/${entry.name}`).catch(() => ""); // closed since
+    if (link === `socket:[${inode}]`) return setNoDelay(Number(entry.name));
+  }
+}
+
+class NodeListener implements Listener {
+  readonly address: Address;
+  readonly #socket: Deno.Listener<Deno.Conn>;
+  readonly #options: ListenOptions;
+  /** In order of arrival. */
+  readonly #shaking = new Set<Deno.Conn>();
+  readonly #ready: Channel[] = [];
+  #wake: () => void = () => {};
+  #failure: unknown = null;
+  #closed = false;
+  #iterated = false;
+
+  constructor(
+    socket: Deno.Listener<Deno.Conn>,
+    address: Address,
+    options: ListenOptions,
+  ) {
+    this.#socket = socket;
+    this.address = address;
+    this.#options = options;
+    void this.#acceptAll();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    closeQuietly(this.#socket);
+    for (const connection of this.#shaking) closeQuietly(connection);
+    for (const channel of this.#ready.splice(0)) channel.close();
+    this.#wake();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Channel, void, undefined> {
+    if (this.#iterated) throw new TypeError("Cannot iterate again: a listener gives out each channel once");
+    this.#iterated = true;
+    while (true) {
+      const channel = this.#ready.shift();
+      if (channel !== undefined) {
+        yield channel;
+      } else if (this.#closed) {
+        if (this.#failure !== null) throw this.#failure;
+        return;
+      } else {
+        await new Promise<void>((resolve) => this.#wake = resolve);
+      }
+    }
+  }
+
+  async #acceptAll(): Promise<void> {
+    let failures = 0;
+    while (!this.#closed) {
+      let connection: Deno.Conn;
+      try {
+        connection = await this.#socket.accept();
+        failures = 0;
+      } catch (error) {
+        if (this.#closed) return;
+        if (++failures > acceptFailuresMax) {
+          this.#failure = new DroverError(
+            "unsupported",
+            `Cannot accept connections on "${formatAddress(this.address)}"`,
+            { cause: error },
+          );
+          return this.close();
+        }
+        // Out of descriptors, most likely: some will be closed, and accept() does not wait for that.
+        await new Promise((resolve) => setTimeout(resolve, acceptPauseMs));
+        continue;
+      }
+      const [oldest] = this.#shaking;
+      if (
+        oldest !== undefined && this.#shaking.size >= (this.#options.handshakesMax ?? handshakesMaxDefault)
+      ) {
+        this.#shaking.delete(oldest);
+        closeQuietly(oldest);
+      }
+      this.#shaking.add(connection);
+      void this.#shake(connection);
+    }
+  }
+
+  async #shake(connection: Deno.Conn): Promise<void> {
+    const { hostname, port } = connection.remoteAddr as Deno.NetAddr;
+    const peer = formatAddress({ host: hostname, port });
+    const handshakeMs = this.#options.handshakeMs ?? handshakeMsDefault;
+    let late = false;
+    const timer = setTimeout(() => {
+      late = true;
+      closeQuietly(connection);
+    }, handshakeMs);
+    let channel: Channel | null = null;
+    try {
+      channel = await this.#authenticate(connection, peer);
+    } catch (error) {
+      closeQuietly(connection);
+      const reason = late
+        ? new DroverError("auth", `The handshake took longer than ${handshakeMs} ms`, { cause: error })
+        : error;
+      if (!this.#closed) this.#options.onRefused?.(peer, reason);
+    } finally {
+      clearTimeout(timer);
+      this.#shaking.delete(connection);
+    }
+    if (channel === null) return;
+    if (this.#closed || this.#ready.length >= readyMax) return channel.close();
+    this.#ready.push(channel);
+    this.#wake();
+  }
+
+  async #authenticate(connection: Deno.Conn, peer: string): Promise<Channel> {
+    const { key, limits } = this.#options;
+    const transport: Transport = connection;
+    if (key !== null) {
+      await (connection as Deno.TlsConn).handshake();
+      await proveAsServer(transport, key);
+    } else {
+      const tcp = connection as Deno.TcpConn;
+      tcp.setNoDelay(true);
+      tcp.setKeepAlive(true);
+      await admitAsServer(transport, async () => {
+        const far = tcp.remoteAddr;
+        const near = tcp.localAddr;
+        if (!isLoopback(far.hostname) || !isLoopback(near.hostname)) return false;
+        return await isOwnUser(
+          await ownerOf({ host: far.hostname, port: far.port }, { host: near.hostname, port: near.port }),
+        );
+      });
+    }
+    return new RecordChannel(transport, { peer, encrypted: key !== null, limits });
+  }
+}

@@ -1,0 +1,87 @@
+/**
+ * Bytes by hash: opens the content of a file of any kept version, wherever a layer or the object store
+ * has it. A place whose size is wrong is passed over; whoever uses the bytes checks the hash of the result.
+ *
+ * @module
+ */
+import type { BytePath } from "../base/path.ts";
+import { toHex } from "../base/hex.ts";
+import type { FileStat, Libc } from "../../ffi/mod.ts";
+import { Beneath, isMissing } from "./beneath.ts";
+import { O_NONBLOCK, O_RDONLY } from "./posix.ts";
+import type { Store } from "./store.ts";
+
+/** Where in the object store content lies. */
+export function objectPath(digest: Uint8Array): BytePath {
+  const hex = toHex(digest);
+  return `${hex.slice(0, 2)}/${hex}` as BytePath;
+}
+
+/** A place that really holds a file of the right size. */
+export interface FoundContent {
+  root: Beneath;
+  path: BytePath;
+  stat: FileStat;
+}
+
+/** Content of one store. Directory descriptors stay open until it is disposed. */
+export class Content implements Disposable {
+  readonly #libc: Libc;
+  readonly #store: Store;
+  readonly #roots = new Map<number, Beneath>();
+  readonly #extra = new Map<string, { root: Beneath; path: BytePath }>();
+
+  /** Reads places from `store` when they are asked for. */
+  constructor(libc: Libc, store: Store) {
+    this.#libc = libc;
+    this.#store = store;
+  }
+
+  [Symbol.dispose](): void {
+    for (const root of this.#roots.values()) root[Symbol.dispose]();
+    this.#roots.clear();
+  }
+
+  /** Also finds this content, which no layer holds (yet): a file of the live tree. */
+  offer(digest: Uint8Array, root: Beneath, path: BytePath): void {
+    this.#extra.set(toHex(digest), { root, path });
+  }
+
+  /** Forgets everything that was offered. */
+  withdraw(): void {
+    this.#extra.clear();
+  }
+
+  /** The open directory of a layer. */
+  layer(layer: number): Beneath {
+    let root = this.#roots.get(layer);
+    if (root === undefined) this.#roots.set(layer, root = Beneath.open(this.#libc, this.#store.layerPath(layer)));
+    return root;
+  }
+
+  /** All places that hold content of this hash and size. */
+  *find(digest: Uint8Array, size: number): Generator<FoundContent> {
+    const extra = this.#extra.get(toHex(digest));
+    if (extra !== undefined) {
+      const stat = extra.root.stat(extra.path);
+      if (stat?.kind === "file" && stat.size === size) yield { ...extra, stat };
+    }
+    for (const { layer, path } of this.#store.contentPlaces(digest)) {
+      const root = this.layer(layer);
+      const stat = root.stat(path);
+      if (stat?.kind === "file" && stat.size === size) yield { root, path, stat };
+    }
+  }
+
+  /** Opens content for reading, or null where no place has it. The caller closes the descriptor. */
+  open(digest: Uint8Array, size: number): number | null {
+    for (const { root, path } of this.find(digest, size)) {
+      try {
+        return root.open(path, O_RDONLY | O_NONBLOCK);
+      } catch (error) {
+        if (!isMissing(error)) throw error;
+      }
+    }
+    return null;
+  }
+}

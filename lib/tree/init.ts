@@ -1,0 +1,260 @@
+/**
+ * How a directory becomes a tree, and a tree a directory again.
+ *
+ * Overlay: the directory itself is renamed to be layer 0, and an overlay is mounted where it was; no data is copied. The
+ * note `init` in the store says how far it got:
+ *
+ *     (none)    → hashing, the directory is untouched         crash: the state directory is removed
+ *     moving    → the directory is being renamed              crash: it is renamed back
+ *     mounting  → version and pointers are recorded           crash: the mount is made up for
+ *
+ * Leaving goes the same way round: a plain copy of the newest content is built from hard links, the overlay is taken off,
+ * and the copy is renamed into its place (note `deinit`).
+ *
+ * @module
+ */
+import { type BytePath, nameOf, parentOf, pathToText, rootPath } from "../base/path.ts";
+import { DroverError } from "../base/errors.ts";
+import { diffManifests } from "../version/diff.ts";
+import { versionId } from "../version/history.ts";
+import { Manifest } from "../version/manifest.ts";
+import { Beneath, errorCode } from "./beneath.ts";
+import type { Captured } from "./capture.ts";
+import type { Capture, Profile, TreeContext } from "./context.ts";
+import { absolutePath, findTree } from "./locate.ts";
+import { mountsOn, showStack, writersOf } from "./overlay.ts";
+import { AT_FDCWD, RENAME_NOREPLACE } from "./posix.ts";
+import { defaultState, Registry } from "./registry.ts";
+import { Store, type TreeSetup } from "./store.ts";
+import { Tree, type TreeStatus } from "./tree.ts";
+import { walkTree } from "./walk.ts";
+
+/** How to set a tree up. What is not given is chosen: an overlay where this process can mount one. */
+export interface InitOptions {
+  capture?: Capture;
+  profile?: Profile;
+  /** Where to keep the state; must be on the file system of the directory, outside of it. */
+  state?: BytePath;
+}
+
+/** Chooses capture and profile for this process, and says why a wish cannot be had. */
+export function chooseSetup(context: TreeContext, dir: BytePath, options: InitOptions): TreeSetup {
+  const { uid, canMount, inUserNamespace } = context.native.identity();
+  const rootless = inUserNamespace || uid !== 0;
+  const capture = options.capture ?? (canMount ? "overlay" : "scan");
+  if (capture === "overlay" && !canMount) {
+    throw new DroverError("unsupported", `Cannot mount an overlay on "${pathToText(dir)}": this user may not mount`, {
+      hint: `drover fs init ${pathToText(dir)} --capture scan, or run drover below: unshare --user --map-root-user --mount`,
+    });
+  }
+  const profile = options.profile ?? (rootless || capture === "scan" ? "portable" : "fast");
+  if (profile === "fast" && (rootless || capture === "scan")) {
+    throw new DroverError("usage", `Cannot use profile "fast" here: it needs an overlay mounted by root`, {
+      hint: "leave --profile out, or give --profile portable",
+    });
+  }
+  return { dir, capture, profile, userxattr: capture === "overlay" && rootless, owners: !rootless };
+}
+
+/**
+ * Puts an existing directory under drover; its content becomes the first version.
+ *
+ * @throws {DroverError} "exists" when it is a tree already, "unsupported" where its place does not allow it.
+ */
+export async function initTree(context: TreeContext, dir: BytePath, options: InitOptions = {}): Promise<TreeStatus> {
+  const { libc } = context.native;
+  const absolute = absolutePath(dir);
+  const text = pathToText(absolute);
+  const known = findTree(context, absolute);
+  if (known !== null && !removeUnfinished(context, known.state, absolute)) {
+    throw new DroverError("exists", `Cannot put "${text}" under drover: it already is`, { hint: `drover fs status ${text}` });
+  }
+  const stat = libc.stat(AT_FDCWD, absolute);
+  if (stat?.kind !== "directory") {
+    throw new DroverError("usage", `Cannot put "${text}" under drover: it is ${stat === null ? "not there" : "no directory"}`);
+  }
+  const setup = chooseSetup(context, absolute, options);
+  const state = options.state === undefined ? defaultState(absolute) : absolutePath(options.state);
+  checkState(context, absolute, state, setup.capture);
+  const store = Store.create(context.native, state, setup);
+  await using tree = new Tree(context, store);
+  const registry = new Registry(context.home);
+  try {
+    if (setup.capture === "scan") await tree.commit({ message: "init" });
+    else await moveBelow(tree);
+  } catch (error) {
+    // Nothing is recorded yet: leave no trace.
+    if (store.pointers.head === null) removeUnfinished(context, state, absolute);
+    throw error;
+  }
+  registry.add({ dir: absolute, state });
+  return await tree.status();
+}
+
+/** Makes a tree that has no version yet, for a version to be received into. The directory is made. */
+export function createEmptyTree(context: TreeContext, dir: BytePath, options: InitOptions): Tree {
+  const { libc } = context.native;
+  const setup = chooseSetup(context, dir, options);
+  const state = options.state ?? defaultState(dir);
+  const there = libc.stat(AT_FDCWD, dir);
+  if (there !== null) {
+    using place = Beneath.open(libc, dir);
+    if (place.list(rootPath).length > 0) {
+      throw new DroverError("exists", `Cannot create a tree in "${pathToText(dir)}": it is not empty and no tree`, {
+        hint: `drover fs init ${pathToText(dir)}`,
+      });
+    }
+  } else libc.mkdir(AT_FDCWD, dir, 0o700);
+  checkState(context, dir, state, setup.capture);
+  const tree = new Tree(context, Store.create(context.native, state, setup));
+  new Registry(context.home).add({ dir, state });
+  return tree;
+}
+
+function checkState(context: TreeContext, dir: BytePath, state: BytePath, capture: Capture): void {
+  const { libc } = context.native;
+  const text = pathToText(dir);
+  if (state === dir || state.startsWith(dir + "/")) {
+    throw new DroverError("usage", `Cannot keep the state of "${text}" inside of it`, { hint: "give --state PATH outside" });
+  }
+  if (libc.stat(AT_FDCWD, state) !== null) {
+    throw new DroverError("exists", `Cannot keep the state of "${text}" in "${pathToText(state)}": something is there`, {
+      hint: "give another place with --state PATH",
+    });
+  }
+  const parent = libc.stat(AT_FDCWD, (parentOf(state) || "/") as BytePath);
+  if (parent === null || parent.device !== libc.stat(AT_FDCWD, dir)?.device) {
+    throw new DroverError(
+      "unsupported",
+      `Cannot keep the state of "${text}" in "${pathToText(state)}": it must be on the same file system, in a directory that exists`,
+      { hint: "give another place with --state PATH" },
+    );
+  }
+  if (capture === "overlay" && (mountsOn(dir).length > 0 || dir === "/")) {
+    throw new DroverError("unsupported", `Cannot put "${text}" under drover: it is a mount point`, {
+      hint: `drover fs init ${text} --capture scan --state PATH`,
+    });
+  }
+}
+
+async function moveBelow(tree: Tree): Promise<void> {
+  const { store, libc, context } = tree;
+  const { setup } = store;
+  // Hashed while it is still in use; the second walk, after the rename, only looks for what changed meanwhile.
+  let first;
+  {
+    using root = Beneath.open(libc, setup.dir);
+    first = await walkTree(root, { now: context.now, progress: context.progress });
+  }
+  const seen = new Map(first.seen.map(({ path, ...rest }) => [path, rest]));
+  const stat = libc.stat(AT_FDCWD, setup.dir);
+  const layer = store.newLayer();
+  const writers = writersOf(setup.dir);
+  if (writers.length > 0) {
+    const who = writers.map(({ pid, command }) => `${command} (${pid})`).join(", ");
+    throw new DroverError("busy", `Cannot put "${tree.name}" under drover: ${who} has files in it open for writing`, {
+      hint: "stop it first: what it writes through open files would go past the overlay",
+    });
+  }
+  store.setNote("init", "moving");
+  try {
+    libc.rename(AT_FDCWD, setup.dir, AT_FDCWD, store.layerPath(layer), RENAME_NOREPLACE);
+  } catch (error) {
+    if (errorCode(error) !== "EBUSY" && errorCode(error) !== "EXDEV") throw error;
+    throw new DroverError("unsupported", `Cannot put "${tree.name}" under drover: it cannot be renamed`, {
+      hint: `drover fs init ${tree.name} --capture scan`,
+      cause: error,
+    });
+  }
+  using root = Beneath.open(libc, store.layerPath(layer));
+  const walked = await walkTree(root, { now: context.now, progress: context.progress, seen });
+  const manifest = Manifest.build(walked.entries);
+  const rootHash = store.writeManifest(manifest);
+  const upper = tree.newUpper(manifest);
+  await tree.flush(upper);
+  const id = versionId(null, rootHash);
+  store.transaction(() => {
+    store.addVersion({ id, parent: null, root: rootHash, time: context.now(), message: "init", stack: [layer] });
+    store.addContent(contentOf(walked.entries, layer));
+    store.setNote("init", "mounting");
+    store.setPointers({ head: id, base: id, upper });
+  });
+  libc.mkdir(AT_FDCWD, setup.dir, stat?.mode ?? 0o755);
+  showStack(libc, store, context.log);
+  store.setNote("init", null);
+}
+
+function* contentOf(
+  entries: Iterable<{ path: BytePath; digest: Uint8Array | null }>,
+  layer: number,
+): Generator<{ digest: Uint8Array; layer: number; path: BytePath }> {
+  for (const { path, digest } of entries) if (digest !== null) yield { digest, layer, path };
+}
+
+/** Undoes an init that recorded no version; false when the state is that of a real tree. */
+function removeUnfinished(context: TreeContext, state: BytePath, dir: BytePath): boolean {
+  const { libc } = context.native;
+  {
+    using store = Store.open(context.native, state);
+    if (!store.lock()) throw new DroverError("busy", `Cannot put "${pathToText(dir)}" under drover: another process is at it`);
+    if (store.pointers.head !== null) return false;
+    if (store.note("init") === "moving" && libc.stat(AT_FDCWD, store.layerPath(0)) !== null) {
+      libc.rename(AT_FDCWD, store.layerPath(0), AT_FDCWD, dir, 0);
+    }
+  }
+  using parent = Beneath.open(libc, (parentOf(state) || "/") as BytePath);
+  parent.removeAll(nameOf(state));
+  new Registry(context.home).remove(dir);
+  return true;
+}
+
+/**
+ * Gives the plain directory back, with everything that is in the tree now, and forgets its versions.
+ *
+ * @throws {DroverError} "not-a-tree", or "busy" while files are open for writing.
+ */
+export async function deinitTree(context: TreeContext, dir: BytePath): Promise<{ dir: string; entries: number }> {
+  const place = findTree(context, dir);
+  if (place === null) throw new DroverError("not-a-tree", `Cannot leave "${pathToText(dir)}": it is not under drover`);
+  const { libc } = context.native;
+  let entries = 0;
+  {
+    await using tree = await Tree.open(context, place.state);
+    const { setup } = tree.store;
+    if (setup.capture === "overlay") {
+      if (tree.store.note("deinit") === null) {
+        await tree.mount();
+        await tree.exclusively(async ({ captured }) => {
+          await buildPlain(tree, captured);
+          libc.unmount(setup.dir, true);
+        });
+      }
+      entries = tree.finishLeaving();
+    } else entries = tree.store.manifestOf(tree.store.pointers.head).count - 1;
+  }
+  new Registry(context.home).remove(place.dir);
+  using parent = Beneath.open(libc, (parentOf(place.state) || "/") as BytePath);
+  parent.removeAll(nameOf(place.state));
+  return { dir: pathToText(place.dir), entries };
+}
+
+/** A directory with exactly the captured content, hard-linked from the layers where that is the same file. */
+async function buildPlain(tree: Tree, captured: Captured): Promise<void> {
+  const { store, libc } = tree;
+  tree.sweepLayers();
+  using upper = Beneath.open(libc, store.layerPath(store.pointers.upper));
+  for (const { digest, path } of captured.content) tree.content.offer(digest, upper, path);
+  const layer = store.newLayer();
+  const changes = diffManifests(Manifest.empty, captured.manifest);
+  await tree.buildLayer(layer, {
+    before: Manifest.empty,
+    after: captured.manifest,
+    changes,
+    check: false,
+    share: true,
+    plain: true,
+  });
+  await tree.flush(layer);
+  tree.content.withdraw();
+  store.setNote("deinit", `${layer} ${changes.length - 1}`);
+}

@@ -1,0 +1,737 @@
+/**
+ * A directory under drover: its versions, what changed since, and how it gets from one version to another.
+ *
+ * An overlay tree goes from version to version by remounting (`overlay.ts`), a plain one by renaming files into place
+ * (`plain.ts`). Either way the one durable step is a transaction of the store; `recover()` brings what is
+ * visible in line with it, and every command that changes a tree does that first.
+ *
+ * @module
+ */
+import { type BytePath, pathToText, rootPath } from "../base/path.ts";
+import { DroverError } from "../base/errors.ts";
+import type { Change, VersionInfo } from "../version/entry.ts";
+import { describeChange, diffManifests, pairRenames } from "../version/diff.ts";
+import { versionId } from "../version/history.ts";
+import type { Manifest } from "../version/manifest.ts";
+import type { Libc } from "../../ffi/mod.ts";
+import { Beneath } from "./beneath.ts";
+import { Breath } from "./breath.ts";
+import { type Captured, captureUpper, captureWalk } from "./capture.ts";
+import { Content, objectPath } from "./content.ts";
+import type { Capture, Profile, TreeContext } from "./context.ts";
+import { LayerBuilder } from "./layer.ts";
+import { applyMetadata } from "./metadata.ts";
+import { makeUpper, mountedUpper, showStack, writersOf } from "./overlay.ts";
+import { applyPlain } from "./plain.ts";
+import { AT_FDCWD, O_RDONLY, O_RDWR } from "./posix.ts";
+import { objectLayer, Store, type StoredVersion } from "./store.ts";
+import { Hasher, type Seen } from "./walk.ts";
+import { toHex } from "../base/hex.ts";
+
+/** How long a command waits for another one to finish with the tree. */
+const lockWaitMs = 10_000;
+
+/** One line of `fs status` and `fs diff`. */
+export interface ChangeLine {
+  path: string;
+  change: "created" | "deleted" | "modified" | "renamed";
+  aspects: string[];
+  kind: string;
+  size: number;
+  /** Where a renamed file was. */
+  from?: string;
+}
+
+/** A tree at a glance. */
+export interface TreeStatus {
+  dir: string;
+  state: string;
+  capture: Capture;
+  profile: Profile;
+  /** For an overlay: whether it is mounted; a plain tree always is. */
+  mounted: boolean;
+  head: string | null;
+  versions: number;
+  /** Entries and file bytes of the head version. */
+  entries: number;
+  bytes: number;
+  uncommitted: ChangeLine[];
+}
+
+/** One line of `fs log`. */
+export interface VersionLine extends VersionInfo {
+  /** It is the current version. */
+  head: boolean;
+  /** Its content is here: it can be checked out. */
+  stored: boolean;
+}
+
+/** What a commit did. */
+export interface CommitResult {
+  /** The head afterwards. */
+  version: string;
+  parent: string | null;
+  /** False when there was nothing to commit. */
+  changed: boolean;
+  /** Changed paths, and the bytes of changed files. */
+  entries: number;
+  bytes: number;
+  seconds: number;
+}
+
+/** What a checkout did. */
+export interface CheckoutResult {
+  from: string | null;
+  to: string;
+  entries: number;
+  seconds: number;
+}
+
+/** The live state against the head. */
+export interface LiveState {
+  captured: Captured;
+  head: Manifest;
+  changes: Change[];
+}
+
+/** An open tree. */
+export class Tree implements AsyncDisposable {
+  readonly context: TreeContext;
+  readonly store: Store;
+  readonly content: Content;
+  readonly libc: Libc;
+
+  /** Takes ownership of the store. */
+  constructor(context: TreeContext, store: Store) {
+    this.context = context;
+    this.libc = context.native.libc;
+    this.store = store;
+    this.content = new Content(this.libc, store);
+  }
+
+  /** Opens the tree in a state directory, waits for its lock, and finishes what a crash left. */
+  static async open(context: TreeContext, state: BytePath, options: { readOnly?: boolean } = {}): Promise<Tree> {
+    const tree = new Tree(context, Store.open(context.native, state));
+    try {
+      if (options.readOnly !== true) {
+        await tree.#takeLock();
+        await tree.recover();
+      }
+      return tree;
+    } catch (error) {
+      await tree[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.content[Symbol.dispose]();
+    this.store[Symbol.dispose]();
+    return Promise.resolve();
+  }
+
+  async #takeLock(): Promise<void> {
+    for (let waited = 0; !this.store.lock(); waited += 50) {
+      if (waited >= lockWaitMs) {
+        throw new DroverError("busy", `Cannot work on "${this.name}": another drover process is at it`, {
+          hint: "try again when it has finished",
+        });
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  /** The tree's directory, for people. */
+  get name(): string {
+    return pathToText(this.store.setup.dir);
+  }
+
+  /** Whether the tree can be seen in its directory. */
+  get mounted(): boolean {
+    return this.store.setup.capture === "scan" || mountedUpper(this.store) !== null;
+  }
+
+  /** The chain of the current version, newest first. */
+  get chain(): StoredVersion[] {
+    return this.store.chain(this.store.pointers.head);
+  }
+
+  /** Makes what is visible agree with the store, after a crash at any point. */
+  async recover(): Promise<void> {
+    const { setup, pointers } = this.store;
+    if (setup.capture === "scan") {
+      if (pointers.pending !== null) await this.#applyPending();
+      return;
+    }
+    if (pointers.head === null) return this.#undoMove();
+    const mounted = mountedUpper(this.store);
+    if (this.store.note("deinit") !== null) {
+      if (mounted === null) return;
+      this.store.setNote("deinit", null);
+    }
+    if (this.store.note("init") !== null) {
+      if (mounted === null) this.#show();
+      this.store.setNote("init", null);
+      return;
+    }
+    if (mounted === null) return;
+    if (mounted.upper !== pointers.upper) {
+      showStack(this.libc, this.store, this.context.log);
+      this.sweepLayers();
+    } else if (mounted.readOnly) this.libc.remount(setup.dir, false);
+  }
+
+  /** Shows an overlay tree in its directory, after a reboot for instance. */
+  async mount(): Promise<void> {
+    await this.recover();
+    if (this.mounted || this.store.pointers.head === null) return;
+    if (this.store.note("deinit") !== null) {
+      throw new DroverError("usage", `Cannot mount "${this.name}": it is leaving drover`, {
+        hint: `drover fs deinit ${this.name}`,
+      });
+    }
+    this.#show();
+  }
+
+  #show(): void {
+    const { dir } = this.store.setup;
+    if (this.libc.stat(AT_FDCWD, dir) === null) this.libc.mkdir(AT_FDCWD, dir, 0o755);
+    showStack(this.libc, this.store, this.context.log);
+  }
+
+  /** An init that crashed while the directory was renamed: it goes back. */
+  #undoMove(): void {
+    const { dir } = this.store.setup;
+    if (this.store.note("init") !== "moving" || this.libc.stat(AT_FDCWD, dir) !== null) return;
+    if (this.libc.stat(AT_FDCWD, this.store.layerPath(0)) === null) return;
+    this.libc.rename(AT_FDCWD, this.store.layerPath(0), AT_FDCWD, dir);
+  }
+
+  /** The last step of leaving drover: the plain copy takes the directory's place. Returns its number of entries. */
+  finishLeaving(): number {
+    const [layer, entries] = (this.store.note("deinit") ?? "").split(" ");
+    const copy = this.store.layerPath(Number(layer));
+    if (this.libc.stat(AT_FDCWD, copy) !== null) this.libc.rename(AT_FDCWD, copy, AT_FDCWD, this.store.setup.dir);
+    return Number(entries);
+  }
+
+  /** Takes an overlay tree out of sight; refused while it is in use. */
+  unmount(): void {
+    if (this.store.setup.capture === "scan" || !this.mounted) return;
+    this.libc.unmount(this.store.setup.dir, false);
+  }
+
+  /** What the tree holds now, against its head. */
+  async live(): Promise<LiveState> {
+    const { setup, pointers } = this.store;
+    const head = this.store.manifestOf(pointers.head);
+    const seen: ReadonlyMap<BytePath, Seen> = this.store.readSeen();
+    const common = { now: this.context.now, seen, progress: this.context.progress, owners: setup.owners };
+    let captured: Captured;
+    if (setup.capture === "scan") {
+      using root = Beneath.open(this.libc, setup.dir);
+      captured = await captureWalk(root, { ...common, base: head });
+    } else {
+      using upper = Beneath.open(this.libc, this.store.layerPath(pointers.upper));
+      const base = pointers.base === pointers.head ? head : this.store.manifestOf(pointers.base);
+      using merged = this.mounted ? Beneath.open(this.libc, setup.dir) : null;
+      captured = await captureUpper(upper, { ...common, base, merged });
+    }
+    return { captured, head, changes: diffManifests(head, captured.manifest) };
+  }
+
+  /** Everything about the tree, with its uncommitted changes. */
+  async status(): Promise<TreeStatus> {
+    const { setup, pointers } = this.store;
+    const { head, changes, captured } = await this.live();
+    // What was hashed for this answer need not be hashed for the next one.
+    if (this.store.locked) this.store.transaction(() => this.store.updateSeen(captured.seen, []));
+    return {
+      dir: this.name,
+      state: pathToText(this.store.path),
+      capture: setup.capture,
+      profile: setup.profile,
+      mounted: this.mounted,
+      head: pointers.head,
+      versions: this.chain.length,
+      entries: Math.max(0, head.count - 1),
+      bytes: head.totals.bytes,
+      uncommitted: changeLines(changes),
+    };
+  }
+
+  /** Changes between two versions, or from a version (default the head) to what the tree holds now. */
+  async diff(options: { from?: string; to?: string }): Promise<ChangeLine[]> {
+    if (options.from === undefined && options.to === undefined) return changeLines((await this.live()).changes);
+    const from = this.store.manifestOf(this.resolve(options.from ?? "head"));
+    const to = options.to === undefined
+      ? (await this.live()).captured.manifest
+      : this.store.manifestOf(this.resolve(options.to));
+    return changeLines(diffManifests(from, to));
+  }
+
+  /** All versions that are known, newest first: the head's chain, then others. */
+  log(): VersionLine[] {
+    const { head } = this.store.pointers;
+    const chain = this.chain;
+    const onChain = new Set(chain.map((version) => version.id));
+    const others = this.store.versions().filter((version) => !onChain.has(version.id)).reverse();
+    return [...chain, ...others].map(({ stack, ...info }) => ({ ...info, head: info.id === head, stored: stack !== null }));
+  }
+
+  /** A version named by the user: a full id, a unique beginning of one, `head`, or `head~N`. */
+  resolve(text: string): string {
+    const relative = /^head(?:~(\d{1,9}))?$/i.exec(text);
+    if (relative !== null) {
+      const id = this.chain[Number(relative[1] ?? 0)]?.id;
+      if (id !== undefined) return id;
+    } else if (/^[0-9a-f]{4,64}$/.test(text)) {
+      const [id, second] = this.store.versionsByPrefix(text);
+      if (id !== undefined && second === undefined) return id;
+      if (second !== undefined) {
+        throw new DroverError("unknown-version", `Cannot tell which version "${text}" is: more than one begins so`);
+      }
+    }
+    throw new DroverError("unknown-version", `Cannot find version "${text}" of "${this.name}"`, {
+      hint: `drover fs log ${this.name}`,
+    });
+  }
+
+  /** Makes a version of what the tree holds now. */
+  async commit(options: { message?: string } = {}): Promise<CommitResult> {
+    const started = performance.now();
+    const { setup } = this.store;
+    if (!this.mounted) {
+      throw new DroverError("usage", `Cannot commit "${this.name}": it is not mounted`, {
+        hint: `drover fs mount ${this.name}`,
+      });
+    }
+    // Read-only first: nobody can write between the capture and the switch. Refused while a file is open for writing.
+    let quiet = setup.capture === "overlay" && this.libc.remount(setup.dir, true);
+    let switched = false;
+    try {
+      let live = await this.live();
+      if (quiet && live.captured.apart.length > 0) {
+        this.#joinLinks(live.captured.apart);
+        quiet = this.libc.remount(setup.dir, true);
+        live = await this.live();
+      }
+      const parent = this.store.pointers.head;
+      if (live.changes.length === 0 && parent !== null) {
+        return { version: parent, parent, changed: false, entries: 0, bytes: 0, seconds: secondsSince(started) };
+      }
+      const root = live.captured.manifest.root();
+      const version = {
+        id: versionId(parent, root),
+        parent,
+        root,
+        time: this.context.now(),
+        message: options.message ?? "",
+      };
+      if (setup.capture === "scan") await this.#commitObjects(version, live);
+      else if (quiet) {
+        await this.#commitUpper(version, live);
+        switched = true;
+      } else await this.#commitCopy(version, live);
+      const bytes = live.changes.reduce((sum, { after }) => sum + (after?.size ?? 0), 0);
+      return {
+        version: version.id,
+        parent,
+        changed: true,
+        entries: live.changes.length,
+        bytes,
+        seconds: secondsSince(started),
+      };
+    } finally {
+      if (quiet && !switched) this.libc.remount(setup.dir, false);
+    }
+  }
+
+  /**
+   * Brings names of hard-linked files up to where their other names already are, by opening them for writing: the
+   * kernel then links them in the upper. The index, which keeps them together until then, does not work in lower layers.
+   */
+  #joinLinks(paths: readonly BytePath[]): void {
+    this.libc.remount(this.store.setup.dir, false);
+    using merged = Beneath.open(this.libc, this.store.setup.dir);
+    for (const path of paths) this.libc.close(merged.open(path, O_RDWR));
+  }
+
+  /** The upper becomes a layer as it is, and a new one goes on top: no byte is copied. */
+  async #commitUpper(version: VersionInfo, { captured }: LiveState): Promise<void> {
+    const { pointers } = this.store;
+    const below = pointers.base === null ? [] : this.store.version(pointers.base)?.stack ?? [];
+    await this.flush(pointers.upper);
+    this.store.writeManifest(captured.manifest);
+    const upper = this.newUpper(captured.manifest);
+    this.store.transaction(() => {
+      this.store.addVersion({ ...version, stack: [...below, pointers.upper] });
+      this.store.addContent(captured.content.map((found) => ({ ...found, layer: pointers.upper })));
+      this.store.clearSeen();
+      this.store.setPointers({ head: version.id, base: version.id, upper });
+    });
+    showStack(this.libc, this.store, this.context.log);
+  }
+
+  /** Files are open for writing: the version gets a copy of what changed, and the upper goes on as it is. */
+  async #commitCopy(version: VersionInfo, live: LiveState): Promise<void> {
+    const { setup, pointers } = this.store;
+    const writers = writersOf(setup.dir).map(({ pid, command }) => `${command} (${pid})`).join(", ");
+    this.context.log?.(
+      `files are open for writing${writers === "" ? "" : ` by ${writers}`}: the version is a copy of the changed files`,
+    );
+    const stack = pointers.head === null ? [] : this.store.version(pointers.head)?.stack ?? [];
+    using upper = Beneath.open(this.libc, this.store.layerPath(pointers.upper));
+    for (const { digest, path } of live.captured.content) this.content.offer(digest, upper, path);
+    const layer = this.store.newLayer();
+    const content = await this.buildLayer(layer, {
+      before: live.head,
+      after: live.captured.manifest,
+      changes: live.changes,
+      check: true,
+      share: false,
+    });
+    await this.flush(layer);
+    this.store.writeManifest(live.captured.manifest);
+    this.store.transaction(() => {
+      this.store.addVersion({ ...version, stack: [...stack, layer] });
+      this.store.addContent(content);
+      this.store.updateSeen(live.captured.seen, []);
+      this.store.setPointers({ head: version.id });
+    });
+    this.content.withdraw();
+  }
+
+  /** A plain directory: changed files are copied to the object store. */
+  async #commitObjects(version: VersionInfo, { captured, head }: LiveState): Promise<void> {
+    const { setup } = this.store;
+    using root = Beneath.open(this.libc, setup.dir);
+    const kept = await this.keepObjects(root, captured.content);
+    await this.flush(objectLayer);
+    this.store.writeManifest(captured.manifest);
+    const gone = [...head.entries()].filter(({ path }) => captured.manifest.indexOf(path) < 0).map(({ path }) => path);
+    this.store.transaction(() => {
+      this.store.addVersion({ ...version, stack: [] });
+      this.store.addContent(kept);
+      this.store.updateSeen(captured.seen, gone);
+      this.store.setPointers({ head: version.id });
+    });
+  }
+
+  /** Copies files into the object store, where it does not have their content yet; returns the new places. */
+  async keepObjects(
+    root: Beneath,
+    files: Iterable<{ digest: Uint8Array<ArrayBuffer>; path: BytePath }>,
+  ): Promise<{ digest: Uint8Array; layer: number; path: BytePath }[]> {
+    using objects = Beneath.open(this.libc, this.store.layerPath(objectLayer));
+    const hasher = new Hasher(this.libc);
+    const breath = new Breath();
+    const kept = new Map<BytePath, { digest: Uint8Array; layer: number; path: BytePath }>();
+    for (const { digest, path } of files) {
+      const object = objectPath(digest);
+      if (kept.has(object) || objects.stat(object) !== null) continue;
+      const source = root.open(path, O_RDONLY);
+      try {
+        const size = this.libc.fstat(source).size;
+        this.#writeObject(objects, object, (fd) => {
+          this.libc.copyRange(source, 0, fd, 0, size);
+          if (toHex(hasher.hash(fd).digest) !== toHex(digest)) throw changedMeanwhile(path);
+        });
+      } finally {
+        this.libc.close(source);
+      }
+      kept.set(object, { digest, layer: objectLayer, path: object });
+      if (breath.due) await breath.take();
+    }
+    return [...kept.values()];
+  }
+
+  /** Writes one object under another name first: an object that can be seen is whole. */
+  #writeObject(objects: Beneath, object: BytePath, write: (fd: number) => void): void {
+    const folder = object.slice(0, 2) as BytePath;
+    if (objects.stat(folder) === null) objects.mkdir(folder);
+    const temporary = `${object}.new` as BytePath;
+    objects.removeAll(temporary);
+    const made = objects.create(temporary);
+    this.libc.close(made);
+    const fd = objects.open(temporary, O_RDWR);
+    try {
+      write(fd);
+    } finally {
+      this.libc.close(fd);
+    }
+    const from = objects.place(temporary);
+    const to = objects.place(object);
+    this.libc.rename(from.fd, from.name, to.fd, to.name);
+  }
+
+  /** Makes another version the current one. Uncommitted changes are in the way unless `force` gives them up. */
+  async checkout(options: { version: string; force?: boolean }): Promise<CheckoutResult> {
+    const started = performance.now();
+    const id = this.resolve(options.version);
+    const version = this.store.version(id);
+    if (version === null || version.stack === null) {
+      throw new DroverError("unknown-version", `Cannot check out ${id.slice(0, 12)}: its content is not kept here`);
+    }
+    const from = this.store.pointers.head;
+    let entries = 0;
+    await this.exclusively(async (live) => {
+      if (live.changes.length > 0 && options.force !== true) throw uncommitted(this.name, live.changes, "check out");
+      const after = this.store.manifestOf(id);
+      entries = diffManifests(live.captured.manifest, after).length;
+      await this.advance({ ...version, stack: version.stack ?? [] }, [], after, live.captured.manifest);
+    });
+    return { from, to: id, entries, seconds: secondsSince(started) };
+  }
+
+  /**
+   * Runs `body` while nothing can write to the tree, with the live state.
+   * @throws {DroverError} "busy" while files are open for writing.
+   */
+  async exclusively<Result>(body: (live: LiveState) => Promise<Result>): Promise<Result> {
+    const { setup } = this.store;
+    if (setup.capture === "scan" || !this.mounted) return await body(await this.live());
+    if (!this.libc.remount(setup.dir, true)) {
+      const writers = writersOf(setup.dir).map(({ pid, command, path }) => `${command} (${pid}): ${path}`);
+      throw new DroverError("busy", `Cannot switch "${this.name}": files in it are open for writing`, {
+        hint: writers.length > 0 ? `stop ${writers.join(", ")}` : "stop the programs that write there",
+        details: { writers },
+      });
+    }
+    const { upper } = this.store.pointers;
+    try {
+      return await body(await this.live());
+    } finally {
+      if (this.store.pointers.upper === upper && this.mounted) this.libc.remount(setup.dir, false);
+    }
+  }
+
+  /**
+   * Makes `version`, whose content is all here and on disk, the current one; `history` are versions to be
+   * remembered with it. For a plain tree `live` is what its directory holds now. Call it within `exclusively`.
+   */
+  async advance(
+    version: StoredVersion,
+    history: readonly StoredVersion[],
+    after: Manifest,
+    live: Manifest,
+    content: Iterable<{ digest: Uint8Array; layer: number; path: BytePath }> = [],
+  ): Promise<void> {
+    const { setup, pointers } = this.store;
+    this.store.writeManifest(after);
+    if (setup.capture === "scan") {
+      this.store.writeManifest(live);
+      this.store.transaction(() => {
+        for (const known of history) this.store.addVersion(known);
+        this.store.addVersion(version);
+        this.store.addContent(content);
+        this.store.setNote("pendingFrom", live.root());
+        this.store.setPointers({ pending: version.id });
+      });
+      return await this.#applyPending();
+    }
+    const upper = this.newUpper(after);
+    this.store.transaction(() => {
+      for (const known of history) this.store.addVersion(known);
+      this.store.addVersion(version);
+      this.store.addContent(content);
+      this.store.clearSeen();
+      this.store.setPointers({ head: version.id, base: version.id, upper });
+    });
+    showStack(this.libc, this.store, this.context.log);
+    if (pointers.upper >= 0 && !this.#isInStack(pointers.upper)) this.removeLayer(pointers.upper);
+  }
+
+  #isInStack(layer: number): boolean {
+    return this.store.versions().some((version) => version.stack?.includes(layer) === true);
+  }
+
+  /** Brings a plain directory to the version that the journal names. */
+  async #applyPending(): Promise<void> {
+    const { setup, pointers } = this.store;
+    if (pointers.pending === null) return;
+    const after = this.store.manifestOf(pointers.pending);
+    const fromRoot = this.store.note("pendingFrom");
+    const before = (fromRoot === null ? null : this.store.readManifest(fromRoot)) ?? this.store.manifestOf(pointers.head);
+    using root = Beneath.open(this.libc, setup.dir);
+    using workshop = Beneath.open(this.libc, this.store.below("work"));
+    await applyPlain(root, {
+      before,
+      after,
+      changes: diffManifests(before, after),
+      owners: setup.owners,
+      workshop,
+      content: this.content,
+      log: this.context.log,
+      progress: this.context.progress,
+    });
+    await this.#flushPath(setup.dir);
+    this.store.transaction(() => {
+      this.store.setNote("pendingFrom", null);
+      this.store.setPointers({ head: pointers.pending, pending: null });
+    });
+  }
+
+  /** A new, empty upper directory with the root's metadata. */
+  newUpper(manifest: Manifest): number {
+    const upper = this.store.newLayer();
+    makeUpper(this.libc, this.store, upper);
+    const root = manifest.get(rootPath);
+    if (root !== null) {
+      using place = Beneath.open(this.libc, this.store.layerPath(upper));
+      applyMetadata(this.libc, place.fd, "." as BytePath, root, { owners: this.store.setup.owners, replace: false });
+    }
+    return upper;
+  }
+
+  /**
+   * Builds a layer from content that is here. `share` links files from other layers where they are the same in
+   * everything; `check` hashes each copy, for a source that may change. Returns where the new content is.
+   */
+  async buildLayer(layer: number, plan: {
+    before: Manifest;
+    after: Manifest;
+    changes: readonly Change[];
+    check: boolean;
+    share: boolean;
+    plain?: boolean;
+  }): Promise<{ digest: Uint8Array; layer: number; path: BytePath }[]> {
+    const { setup } = this.store;
+    this.libc.mkdir(AT_FDCWD, this.store.layerPath(layer), 0o700);
+    using root = Beneath.open(this.libc, this.store.layerPath(layer));
+    const builder = new LayerBuilder(root, { ...setup, ...plan, plain: plan.plain === true });
+    const hasher = new Hasher(this.libc);
+    const breath = new Breath();
+    const places: { digest: Uint8Array; layer: number; path: BytePath }[] = [];
+    await builder.begin();
+    let done = 0;
+    for (const { after } of plan.changes) {
+      done++;
+      if (after?.kind !== "file" || after.digest === null) continue;
+      const shared = plan.share && [...this.content.find(after.digest, after.size)].some((found) => builder.link(after, found));
+      if (!shared) this.#copyInto(builder, after, plan.check ? hasher : null);
+      places.push({ digest: after.digest, layer, path: after.path });
+      if (breath.due) {
+        this.context.progress?.({ phase: "build", done, total: plan.changes.length, unit: "entries" });
+        await breath.take();
+      }
+    }
+    await builder.finish();
+    return places;
+  }
+
+  #copyInto(builder: LayerBuilder, after: NonNullable<Change["after"]>, hasher: Hasher | null): void {
+    const source = after.digest === null ? null : this.content.open(after.digest, after.size);
+    if (source === null) {
+      throw new DroverError("corrupt", `Cannot build "${pathToText(after.path)}": its content is not in the store`, {
+        hint: `drover fs verify ${this.name}`,
+      });
+    }
+    try {
+      const target = builder.create(after);
+      try {
+        this.libc.copyRange(source, 0, target, 0, after.size);
+      } finally {
+        this.libc.close(target);
+      }
+      if (hasher !== null && after.digest !== null) {
+        const copy = builder.root.open(after.path, O_RDONLY);
+        try {
+          if (toHex(hasher.hash(copy).digest) !== toHex(after.digest)) throw changedMeanwhile(after.path);
+        } finally {
+          this.libc.close(copy);
+        }
+      }
+    } finally {
+      this.libc.close(source);
+    }
+    builder.close(after);
+  }
+
+  /** Waits until everything in the layer's file system is on disk. */
+  flush(layer: number): Promise<void> {
+    return this.#flushPath(this.store.layerPath(layer));
+  }
+
+  async #flushPath(path: BytePath): Promise<void> {
+    const fd = this.libc.open(AT_FDCWD, path, O_RDONLY);
+    try {
+      await this.libc.syncfs(fd);
+    } finally {
+      this.libc.close(fd);
+    }
+  }
+
+  /** Removes a layer that no version needs. */
+  removeLayer(layer: number): void {
+    this.store.transaction(() => this.store.dropLayerContent(layer));
+    for (const folder of ["layers", "work"]) {
+      using parent = Beneath.open(this.libc, this.store.below(folder));
+      parent.removeAll(`${layer}` as BytePath);
+    }
+  }
+
+  /** Removes what an interrupted operation left: layers that neither a version nor the mount needs. */
+  sweepLayers(): void {
+    const needed = new Set<string>([`${this.store.pointers.upper}`]);
+    for (const version of this.store.versions()) for (const layer of version.stack ?? []) needed.add(`${layer}`);
+    const mounted = mountedUpper(this.store);
+    if (mounted !== null) needed.add(`${mounted.upper}`);
+    const staged = this.store.note("staging");
+    if (staged !== null) needed.add(`${(JSON.parse(staged) as { layer: number }).layer}`);
+    const names = new Set<BytePath>();
+    for (const folder of ["layers", "work"]) {
+      using parent = Beneath.open(this.libc, this.store.below(folder));
+      for (const { name } of parent.list(rootPath)) if (/^\d+$/.test(name)) names.add(name);
+    }
+    for (const name of names) if (!needed.has(name)) this.removeLayer(Number(name));
+  }
+}
+
+/** Refusal because of changes that no version holds. */
+export function uncommitted(name: string, changes: readonly Change[], verb: string): DroverError {
+  const lines = changeLines(changes);
+  return new DroverError(
+    "uncommitted",
+    `Cannot ${verb} "${name}": it has ${lines.length} uncommitted change${lines.length === 1 ? "" : "s"} (${
+      lines.slice(0, 3).map(({ path }) => path).join(", ")
+    }${lines.length > 3 ? ", …" : ""})`,
+    { hint: `drover fs commit ${name}`, details: { uncommitted: lines.slice(0, 1000), count: lines.length } },
+  );
+}
+
+function changedMeanwhile(path: BytePath): DroverError {
+  return new DroverError("busy", `Cannot keep "${pathToText(path)}": it changed while it was copied`, {
+    hint: "try again when it is quiet",
+  });
+}
+
+/** Changes for people and for `--json`: moved files as one line, regrouped names of hard links left out. */
+export function changeLines(changes: readonly Change[]): ChangeLine[] {
+  const renames = pairRenames(changes);
+  const moved = new Map(renames.map(({ from, to }) => [to.path, from.path]));
+  const sources = new Set(renames.map(({ from }) => from.path));
+  const lines: ChangeLine[] = [];
+  for (const change of changes) {
+    const { path, before, after } = change;
+    if (before !== null && before === after) continue;
+    if (after === null && sources.has(path)) continue;
+    const entry = after ?? before;
+    const description = describeChange(change);
+    const from = moved.get(path);
+    lines.push({
+      path: path === rootPath ? "." : pathToText(path),
+      change: from === undefined ? description.is : "renamed",
+      aspects: description.aspects,
+      kind: entry?.kind ?? "file",
+      size: after?.size ?? 0,
+      ...from === undefined ? {} : { from: pathToText(from) },
+    });
+  }
+  return lines;
+}
+
+/** Elapsed seconds since a `performance.now()`. */
+export function secondsSince(started: number): number {
+  return (performance.now() - started) / 1000;
+}

@@ -1,0 +1,255 @@
+/**
+ * Reads a directory tree from disk into manifest entries, and single files into hashes.
+ *
+ * A file is hashed only when the stat cache does not vouch for it: same inode, ctime and size as when it was
+ * hashed. ctime cannot be set by a program, so this also notices a change that put size and mtime back. A file changed
+ * so recently that a further change might get the same ctime is never put into the cache. Each file is
+ * looked at before and after it is read; one that changed meanwhile is read again.
+ *
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { type BytePath, joinPath, pathToText, rootPath } from "../base/path.ts";
+import { DroverError } from "../base/errors.ts";
+import type { Entry, EntryKind } from "../version/entry.ts";
+import { isOverlayXattr } from "../version/whiteout.ts";
+import type { FileStat, Libc, Xattr } from "../../ffi/mod.ts";
+import { Beneath } from "./beneath.ts";
+import { Breath } from "./breath.ts";
+import type { ProgressEvent } from "./context.ts";
+import { O_NONBLOCK, O_RDONLY } from "./posix.ts";
+
+/** Kernels before 6.13 stamp times with the timer tick: two changes this close may share a ctime. */
+const racyMs = 20;
+
+/** How often a file that changes while it is read is tried again. */
+const readTriesMax = 5;
+
+const noBytes = new Uint8Array(0);
+
+/** What the stat cache knows of a file. */
+export interface Seen {
+  stamp: string;
+  digest: Uint8Array<ArrayBuffer>;
+}
+
+/** The result of a walk. */
+export interface Walked {
+  entries: Entry[];
+  /** What should be added to the stat cache. */
+  seen: { path: BytePath; stamp: string; digest: Uint8Array<ArrayBuffer> }[];
+  /** Bytes that were read and hashed. */
+  hashed: number;
+}
+
+/** What makes a file the same as when it was hashed. */
+export function stampOf(stat: FileStat): string {
+  return `${stat.inode}.${stat.ctimeSeconds}.${stat.ctimeNanos}.${stat.size}`;
+}
+
+/** Hashes files through one buffer. */
+export class Hasher {
+  readonly #libc: Libc;
+  readonly #buffer = new Uint8Array(1 << 20);
+
+  /** One per thread of work: the buffer is shared between calls. */
+  constructor(libc: Libc) {
+    this.#libc = libc;
+  }
+
+  /** sha256 and size of everything in an open file. */
+  hash(fd: number): { digest: Uint8Array<ArrayBuffer>; size: number } {
+    const hash = createHash("sha256");
+    let size = 0;
+    for (;;) {
+      const count = this.#libc.pread(fd, this.#buffer, size);
+      if (count > 0) hash.update(this.#buffer.subarray(0, count));
+      size += count;
+      if (count < this.#buffer.length) break;
+    }
+    return { digest: new Uint8Array(hash.digest()), size };
+  }
+
+  /** Hashes `path` so that the result belongs to one state of the file; also returns that state. */
+  stable(root: Beneath, path: BytePath): { digest: Uint8Array<ArrayBuffer>; stat: FileStat } {
+    const fd = root.open(path, O_RDONLY | O_NONBLOCK);
+    try {
+      for (let tries = 0; tries < readTriesMax; tries++) {
+        const before = this.#libc.fstat(fd);
+        const { digest, size } = this.hash(fd);
+        const after = this.#libc.fstat(fd);
+        if (stampOf(before) === stampOf(after) && size === after.size) return { digest, stat: after };
+      }
+    } finally {
+      this.#libc.close(fd);
+    }
+    throw new DroverError("busy", `Cannot read "${pathToText(path)}": it changes while it is read`, {
+      hint: "stop the program that writes it, or try again when it is quiet",
+    });
+  }
+}
+
+/** Xattrs that belong to the tree: all but the overlay's own. */
+export function ownXattrs(xattrs: readonly Xattr[]): Xattr[] {
+  return xattrs.some((xattr) => isOverlayXattr(xattr.name))
+    ? xattrs.filter((xattr) => !isOverlayXattr(xattr.name))
+    : xattrs as Xattr[];
+}
+
+/** An entry from what the file system says; `digest` for files, `target` for symlinks. */
+export function entryOf(
+  path: BytePath,
+  stat: FileStat,
+  xattrs: Xattr[],
+  digest: Uint8Array<ArrayBuffer> | null,
+  target: BytePath,
+): Entry {
+  const isDevice = stat.kind === "char" || stat.kind === "block";
+  return {
+    path,
+    kind: stat.kind as EntryKind,
+    mode: stat.kind === "symlink" ? 0o777 : stat.mode,
+    uid: stat.uid,
+    gid: stat.gid,
+    mtimeSeconds: stat.mtimeSeconds,
+    mtimeNanos: stat.mtimeNanos,
+    size: stat.kind === "file" ? stat.size : 0,
+    digest,
+    target,
+    rdevMajor: isDevice ? stat.rdevMajor : 0,
+    rdevMinor: isDevice ? stat.rdevMinor : 0,
+    xattrs,
+  };
+}
+
+/** A further name of the file whose smallest path is `target`. */
+export function linkEntry(path: BytePath, target: BytePath): Entry {
+  return {
+    path,
+    kind: "link",
+    mode: 0,
+    uid: 0,
+    gid: 0,
+    mtimeSeconds: 0,
+    mtimeNanos: 0,
+    size: 0,
+    digest: null,
+    target,
+    rdevMajor: 0,
+    rdevMinor: 0,
+    xattrs: [],
+  };
+}
+
+/** Whether a file changed so recently that its ctime does not prove anything yet. */
+export function isRacy(stat: FileStat, nowMs: number): boolean {
+  return stat.ctimeSeconds * 1000 + stat.ctimeNanos / 1e6 > nowMs - racyMs;
+}
+
+/**
+ * Walks everything below `root`, the root itself included. Does not cross into other file systems.
+ *
+ * @throws {DroverError} "unsupported" for a mount point inside the tree, "busy" for a file that never stands still.
+ */
+export async function walkTree(root: Beneath, options: {
+  now: () => number;
+  seen?: ReadonlyMap<BytePath, Seen>;
+  progress?: ((event: ProgressEvent) => void) | undefined;
+  /** Called for each regular file's content, hashed or vouched for. */
+  onFile?: (path: BytePath, stat: FileStat, digest: Uint8Array<ArrayBuffer>) => void;
+}): Promise<Walked> {
+  const { libc } = root;
+  const hasher = new Hasher(libc);
+  const breath = new Breath();
+  const entries: Entry[] = [];
+  const seenNow: Walked["seen"] = [];
+  const leaders = new Map<string, Entry>();
+  const links: Entry[] = [];
+  let hashed = 0;
+  const rootStat = libc.fstat(root.fd);
+  entries.push(entryOf(rootPath, rootStat, ownXattrs(root.xattrs(rootPath)), null, rootPath));
+  const pending: BytePath[] = [rootPath];
+  for (let directory = pending.pop(); directory !== undefined; directory = pending.pop()) {
+    for (const found of root.list(directory)) {
+      const path = joinPath(directory, found.name);
+      if (breath.due) {
+        options.progress?.({ phase: "scan", done: entries.length, total: 0, unit: "entries" });
+        await breath.take();
+      }
+      if (found.device !== rootStat.device) {
+        throw new DroverError("unsupported", `Cannot take in "${pathToText(path)}": another file system is mounted there`, {
+          hint: "unmount it, or put that directory under drover by itself",
+        });
+      }
+      if (found.kind === "directory") pending.push(path);
+      let stat: FileStat = found;
+      let digest: Uint8Array<ArrayBuffer> | null = null;
+      if (found.kind === "file") {
+        const group = found.nlink > 1 ? `${found.device}.${found.inode}` : "";
+        const leader = group === "" ? undefined : leaders.get(group);
+        if (leader !== undefined) {
+          links.push(linkEntry(path, leader.path));
+          continue;
+        }
+        const known = options.seen?.get(path);
+        if (known !== undefined && known.stamp === stampOf(found)) digest = known.digest;
+        else {
+          ({ digest, stat } = hasher.stable(root, path));
+          hashed += stat.size;
+          if (!isRacy(stat, options.now())) seenNow.push({ path, stamp: stampOf(stat), digest });
+        }
+        options.onFile?.(path, stat, digest);
+        const entry = entryOf(path, stat, ownXattrs(root.xattrs(path)), digest, rootPath);
+        entries.push(entry);
+        if (group !== "") leaders.set(group, entry);
+        continue;
+      }
+      const target = found.kind === "symlink" ? readTarget(root, path) : rootPath;
+      entries.push(entryOf(path, stat, ownXattrs(root.xattrs(path)), digest, target));
+    }
+  }
+  entries.push(...regroup(links, leaders.values()));
+  return { entries, seen: seenNow, hashed };
+}
+
+/** What a symlink says. */
+export function readTarget(root: Beneath, path: BytePath): BytePath {
+  const { fd, name } = root.place(path);
+  return root.libc.readlink(fd, name);
+}
+
+/**
+ * Makes the smallest path of each hard-link group its leader: the walk meets names in no particular order,
+ * so the content may have been read under a later one.
+ */
+function regroup(links: Entry[], leaders: Iterable<Entry>): Entry[] {
+  if (links.length === 0) return links;
+  const groups = new Map<BytePath, Entry[]>();
+  for (const link of links) {
+    const group = groups.get(link.target);
+    if (group === undefined) groups.set(link.target, [link]);
+    else group.push(link);
+  }
+  for (const leader of leaders) {
+    const group = groups.get(leader.path);
+    if (group === undefined) continue;
+    const smallest = group.reduce((a, b) => a.path < b.path ? a : b);
+    if (smallest.path < leader.path) {
+      const first = leader.path;
+      leader.path = smallest.path;
+      smallest.path = first;
+    }
+    for (const link of group) link.target = leader.path;
+  }
+  return links;
+}
+
+/** Whether a stat says the same as an entry, content and xattrs aside. */
+export function statMatches(stat: FileStat, entry: Entry): boolean {
+  return stat.kind === entry.kind && stat.uid === entry.uid && stat.gid === entry.gid &&
+    stat.mtimeSeconds === entry.mtimeSeconds && stat.mtimeNanos === entry.mtimeNanos &&
+    (stat.kind === "symlink" || stat.mode === entry.mode) && (stat.kind !== "file" || stat.size === entry.size);
+}
+
+/** The digest of a file of size 0. */
+export const emptyDigest: Uint8Array<ArrayBuffer> = new Uint8Array(createHash("sha256").update(noBytes).digest());

@@ -1,0 +1,3 @@
+import { main } from "./lib/cli/mod.ts";
+
+await main(Deno.args);
