@@ -18,7 +18,7 @@ import { parseArgs } from "node:util";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { formatBytes, formatSeconds, formatTable } from "../lib/cli/format.ts";
-import { digestTree } from "./digest.ts";
+import { compareTrees } from "./digest.ts";
 import { outputOf, toolExists } from "./process.ts";
 import { mutateTree } from "./workload.ts";
 
@@ -190,15 +190,6 @@ function isDirectory(path: string): boolean {
   }
 }
 
-/** What two programs that are not drover say about two directories. @returns the differences; none is `[]`. */
-function compare(one: string, other: string): string[] {
-  const differences = outputOf(["rsync", "-aHAXnic", "--delete", `${one}/`, `${other}/`]).split("\n")
-    .filter((line) => line !== "");
-  const digests = [digestTree(one), digestTree(other)];
-  if (digests[0] !== digests[1]) differences.push(`tree digest ${digests.join(" and ")}`);
-  return differences;
-}
-
 /** Moves this run into a user namespace, where an ordinary user may mount. @returns its exit code, or null. */
 async function enterNamespace(): Promise<number | null> {
   if (Deno.uid() === 0 || Deno.env.has(insideVariable)) return null;
@@ -269,7 +260,7 @@ async function demo(options: Options, folder: string, nodes: Node[]): Promise<nu
   const hop = async (from: Node, to: Node, label: string): Promise<void> => {
     const result = await from.drover<PushResult>("push", from.tree, to.url, "--commit");
     const { bytes } = await from.drover<{ bytes: number }>("fs", "status", from.tree);
-    const differences = compare(from.tree, to.tree);
+    const { differences } = compareTrees(from.tree, to.tree);
     if (differences.length > 0) {
       broken++;
       console.error(`${label}: ${differences.length} differences, the first ones:`);

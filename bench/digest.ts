@@ -113,7 +113,7 @@ export function compareTrees(left: string, right: string, options: DigestOptions
   const leftDigest = digestTree(left, options);
   const rightDigest = digestTree(right, options);
   const differences = diffDigests(leftDigest, rightDigest);
-  const said = outputOf(["rsync", "-aHAXnic", "--delete", "--super", `${left}/`, `${right}/`]);
+  const said = outputOf(["rsync", "-aHAXnic", "--delete", `${left}/`, `${right}/`]);
   for (const line of said.split("\n")) {
     if (line === "" || (options.root === false && line.endsWith(" ./"))) continue;
     differences.push(`rsync: ${line}`);

@@ -57,6 +57,7 @@ const table: readonly (readonly [number, string, string])[] = [
   [116, "ESTALE", "Stale file handle"],
   [117, "EUCLEAN", "Structure needs cleaning"],
   [122, "EDQUOT", "Disk quota exceeded"],
+  [125, "ECANCELED", "Operation canceled"],
 ];
 
 const byNumber = new Map(table.map((row) => [row[0], row]));

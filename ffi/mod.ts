@@ -14,34 +14,49 @@ export type FileKind = "file" | "directory" | "symlink" | "char" | "block" | "fi
 
 /** One `statx` result. Sizes in bytes, times as seconds and nanoseconds since 1970 (seconds may be negative). */
 export interface FileStat {
+  /** What it is. */
   kind: FileKind;
   /** Permission bits with setuid, setgid and sticky: mode & 07777. */
   mode: number;
+  /** Owner. */
   uid: number;
+  /** Group. */
   gid: number;
+  /** Bytes; of a symlink the length of its target. */
   size: number;
   /** 512-byte units really allocated. */
   blocks: number;
+  /** Names of this inode. */
   nlink: number;
+  /** Inode number. */
   inode: bigint;
   /** (major << 20) | minor of the file system. */
   device: number;
+  /** Of a device node: its major number, else 0. */
   rdevMajor: number;
+  /** Of a device node: its minor number, else 0. */
   rdevMinor: number;
+  /** Last change of the content. */
   mtimeSeconds: number;
+  /** 0 to 999 999 999. */
   mtimeNanos: number;
+  /** Last change of content or metadata. */
   ctimeSeconds: number;
+  /** 0 to 999 999 999. */
   ctimeNanos: number;
 }
 
 /** A directory entry with its `statx` (not following symlinks). */
 export interface DirEntry extends FileStat {
+  /** Without the directory. */
   name: BytePath;
 }
 
 /** An extended attribute: full name with its namespace (`user.x`), raw value. */
 export interface Xattr {
+  /** Full name, with its namespace. */
   name: BytePath;
+  /** Raw value. */
   value: Uint8Array<ArrayBuffer>;
 }
 
@@ -51,12 +66,17 @@ export interface OverlayOptions {
   lower: readonly BytePath[];
   /** Null for a read-only mount. */
   upper: BytePath | null;
+  /** Null together with `upper`; on the same file system as `upper`. */
   work: BytePath | null;
+  /** Directories can be renamed without a copy. */
   redirectDir: boolean;
+  /** A change of metadata copies no data. */
   metacopy: boolean;
+  /** Hard links stay linked when one is written. */
   index: boolean;
   /** `userxattr`: keep overlay xattrs in `user.`, for mounts in a user namespace. Excludes redirect and metacopy. */
   userxattr: boolean;
+  /** Nobody can write. */
   readOnly: boolean;
 }
 
@@ -70,11 +90,13 @@ export interface Libc {
   open(dir: number, path: BytePath, flags: number, mode?: number): number;
   /** openat2(2) below `dir`, no symlink anywhere on the way. */
   openBeneath(dir: number, path: BytePath, flags: number, mode?: number): number;
+  /** close(2); an error of it is thrown, and the descriptor is gone all the same. */
   close(fd: number): void;
   /** Reads until the buffer is full or the file ends; the number of bytes read. */
   pread(fd: number, buffer: Uint8Array, offset: number): number;
   /** Writes all of it. */
   pwrite(fd: number, buffer: Uint8Array, offset: number): void;
+  /** ftruncate(2): cuts the file, or extends it with a hole. */
   ftruncate(fd: number, size: number): void;
   /** lseek(2) with SEEK_DATA (3) or SEEK_HOLE (4); -1 where there is none (ENXIO). */
   seek(fd: number, offset: number, whence: number): number;
@@ -82,22 +104,29 @@ export interface Libc {
   copyRange(source: number, sourceOffset: number, target: number, targetOffset: number, length: number): void;
   /** FICLONE of the whole file; false where the file system cannot. */
   clone(source: number, target: number): boolean;
+  /** fsync(2) of one file or directory. */
   fsync(fd: number): Promise<void>;
   /** Flushes the file system that holds `fd`. */
   syncfs(fd: number): Promise<void>;
   /** statx(2) of `path` below `dir`, the final symlink not followed; null where there is nothing (ENOENT, ENOTDIR). */
   stat(dir: number, path: BytePath): FileStat | null;
+  /** statx(2) of an open file. */
   fstat(fd: number): FileStat;
   /** All entries of an open directory but `.` and `..`, in no order, each with its statx. */
   readDir(fd: number): DirEntry[];
+  /** readlinkat(2): what the symlink says. */
   readlink(dir: number, path: BytePath): BytePath;
+  /** symlinkat(2). */
   symlink(target: BytePath, dir: number, path: BytePath): void;
   /** linkat(2) without following; flags 0. */
   link(sourceDir: number, source: BytePath, dir: number, path: BytePath): void;
   /** mknodat(2); `kind` char with 0, 0 is an overlay whiteout. */
   mknod(dir: number, path: BytePath, kind: FileKind, mode: number, major: number, minor: number): void;
+  /** mkdirat(2); the mode goes through the umask. */
   mkdir(dir: number, path: BytePath, mode: number): void;
+  /** unlinkat(2) of anything but a directory. */
   unlink(dir: number, path: BytePath): void;
+  /** unlinkat(2) of an empty directory. */
   rmdir(dir: number, path: BytePath): void;
   /** renameat2(2); flags 0, RENAME_NOREPLACE 1, RENAME_EXCHANGE 2. */
   rename(sourceDir: number, source: BytePath, dir: number, path: BytePath, flags?: number): void;
@@ -107,13 +136,17 @@ export interface Libc {
   chmod(dir: number, path: BytePath, mode: number): void;
   /** utimensat(2), AT_SYMLINK_NOFOLLOW, sets mtime and leaves atime as it is (UTIME_OMIT). */
   setMtime(dir: number, path: BytePath, seconds: number, nanos: number): void;
+  /** fchown(2); clears setuid and setgid. */
   fchown(fd: number, uid: number, gid: number): void;
+  /** fchmod(2). */
   fchmod(fd: number, mode: number): void;
+  /** As `setMtime`, of an open file. */
   fsetMtime(fd: number, seconds: number, nanos: number): void;
   /** All xattrs, sorted by name; of the symlink itself if it is one. Empty where the file system has none. */
   xattrs(dir: number, path: BytePath): Xattr[];
   /** One xattr, or null (ENODATA, EOPNOTSUPP). */
   getXattr(dir: number, path: BytePath, name: BytePath): Uint8Array<ArrayBuffer> | null;
+  /** Creates or replaces one xattr. */
   setXattr(dir: number, path: BytePath, name: BytePath, value: Uint8Array): void;
   /** No error where it does not exist. */
   removeXattr(dir: number, path: BytePath, name: BytePath): void;
@@ -152,6 +185,7 @@ export interface Zstd {
   ): Promise<Uint8Array<ArrayBuffer>>;
   /** The same, on the calling thread; for small inputs. */
   compressSync(input: Uint8Array, options: { level: number }): Uint8Array<ArrayBuffer>;
+  /** As `decompress`, on the calling thread; for small frames. */
   decompressSync(
     frame: Uint8Array,
     options: { size: number; windowLogMax?: number },
@@ -162,6 +196,7 @@ export interface Zstd {
 export interface ProbeItem {
   /** Stable id, for instance `userfaultfd.move`. */
   id: string;
+  /** It is there and allowed. */
   ok: boolean;
   /** errno of the failed probe, 0 when ok. */
   errno: number;
@@ -175,7 +210,9 @@ export interface Native {
   readonly version: string;
   /** What `openNative({ path })` takes in a worker of this process to load the very same library; "" for the fake. */
   readonly path: string;
+  /** File calls on byte paths. */
   readonly libc: Libc;
+  /** Compression. */
   readonly zstd: Zstd;
   /** Asks the kernel; changes nothing. `dir` is where overlay and O_DIRECT are tried. */
   probe(dir: BytePath): ProbeItem[];

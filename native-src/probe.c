@@ -645,14 +645,20 @@ static void remove_below(int dir, int depth)
 		return;
 	}
 	while ((entry = readdir(stream)) != NULL) {
+		char path[64];
 		int child;
 
 		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;
 		if (unlinkat(dir, entry->d_name, 0) == 0 || unlinkat(dir, entry->d_name, AT_REMOVEDIR) == 0 || depth == 0)
 			continue;
-		/* The kernel's own work directory has mode 0000. */
-		fchmodat(dir, entry->d_name, 0700, 0);
+		/* The kernel's own work directory has mode 0000. By descriptor, so that no symlink is followed. */
+		child = openat(dir, entry->d_name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (child < 0)
+			continue;
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", child);
+		chmod(path, 0700);
+		close(child);
 		child = openat(dir, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (child < 0)
 			continue;

@@ -32,7 +32,7 @@ export class ByteWriter {
   #buffer: Uint8Array<ArrayBuffer>;
   #size = 0;
 
-  /** @param capacity bytes to set aside at first. */
+  /** An empty buffer. @param capacity bytes to set aside at first. */
   constructor(capacity = 256) {
     this.#buffer = new Uint8Array(Math.max(16, capacity));
   }
@@ -143,6 +143,8 @@ export class ByteReader {
   #offset: number;
 
   /**
+   * A reader at the start of its range.
+   *
    * @param bytes what to read; not copied.
    * @param rulePrefix first part of the rule ids in errors, for instance `package.header`.
    * @param range where to start and to stop in `bytes`; offsets in errors count from the start of `bytes`.

@@ -24,10 +24,12 @@ export type DroverCode =
   | "wrong-base" // a package for a version that is not here
   | "corrupt" // stored or received content does not match its hash
   | "disconnected" // the connection ended in the middle
-  | "unsupported"; // this machine or file system cannot do it
+  | "unsupported" // this machine or file system cannot do it
+  | "no-space"; // the file system, or the user's share of it, is full
 
 /** An expected failure with a stable code. */
 export class DroverError extends Error {
+  /** The name that stands in front of the message in a stack trace. */
   override name = "DroverError";
   /** The reason, for programs. */
   readonly code: DroverCode;
@@ -36,7 +38,13 @@ export class DroverError extends Error {
   /** Further data, shown with `--json` (for instance the list of diverged versions). */
   readonly details: Readonly<Record<string, unknown>> | undefined;
 
-  /** @param code stable reason; @param message in the form above; @param options hint, details, cause. */
+  /**
+   * An error with a reason.
+   *
+   * @param code stable reason
+   * @param message in the form above
+   * @param options hint, details, cause
+   */
   constructor(
     code: DroverCode,
     message: string,
@@ -51,13 +59,20 @@ export class DroverError extends Error {
 
 /** Bytes from outside that break their format: where, and which rule. */
 export class FormatError extends DroverError {
+  /** The name that stands in front of the message in a stack trace. */
   override name = "FormatError";
   /** Byte offset in the unit that was being read, or -1 where there is none. */
   readonly offset: number;
   /** Short stable name of the rule that was broken, for instance `package.path.escape`. */
   readonly rule: string;
 
-  /** @param rule stable rule id; @param offset where; @param message what is, and what should be. */
+  /**
+   * An error with a rule and a place.
+   *
+   * @param rule stable rule id
+   * @param offset where
+   * @param message what is, and what should be
+   */
   constructor(rule: string, offset: number, message: string, options: { cause?: unknown } = {}) {
     super("format", `${message} (rule ${rule}${offset >= 0 ? `, offset ${offset}` : ""})`, {
       details: { rule, offset },

@@ -9,10 +9,8 @@
  * @module
  */
 
-declare const brand: unique symbol;
-
-/** A path or file name as bytes, one per character. */
-export type BytePath = string & { readonly [brand]: true };
+/** A path or file name as bytes, one per character. The property exists for the type checker only. */
+export type BytePath = string & { readonly __bytes: true };
 
 /** The longest path that may stand in a manifest or package, in bytes. */
 export const pathSizeMax = 32_768;
@@ -58,7 +56,10 @@ export function pathToText(path: BytePath): string {
   } catch {
     text = path.replace(/[\x80-\xff]/g, (c) => "\u0000" + c);
     // deno-lint-ignore no-control-regex
-    return text.replace(/\\/g, "\\\\").replace(/\u0000([\x80-\xff])|[\x00-\x1f\x7f]/g, (c, high?: string) => hexEscape(high ?? c));
+    return text.replace(/\\/g, "\\\\").replace(
+      /\u0000([\x80-\xff])|[\x00-\x1f\x7f]/g,
+      (c, high?: string) => hexEscape(high ?? c),
+    );
   }
   // deno-lint-ignore no-control-regex
   return text.replace(/\\/g, "\\\\").replace(/[\x00-\x1f\x7f-\x9f]/g, hexEscape);

@@ -19,11 +19,12 @@ Options:
 
 Example:
   $ drover doctor /srv
-  Trees
-    ok       overlayfs: mounted with redirect_dir, metacopy and index
-    missing  overlayfs in a user namespace: Operation not permitted
-             get it:     sysctl -w kernel.unprivileged_userns_clone=1
-             without it: ordinary users use --capture scan
+  Storage
+    ok       file system: ext4 (0xef53)
+    ok       O_DIRECT: memory aligned to 512, offsets to 512
+    missing  reflinks: Operation not supported
+             get it:     put the tree on xfs or btrfs
+             without it: everything; a large file that changes is copied once per version that needs it whole
 `;
 
 interface Item extends Remedy {
@@ -38,7 +39,7 @@ export function define(command: Command, run: RunCommand): void {
 }
 
 async function doctor(terminal: Terminal, dir: string): Promise<void> {
-  const { loadNative } = await import("../daemon/mod.ts");
+  const { loadNative } = await import("../daemon/context.ts");
   const items: Item[] = [];
   let version: string | null = null;
   try {

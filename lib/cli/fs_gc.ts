@@ -6,8 +6,8 @@ import { countArgument, withTree } from "./session.ts";
 
 export const usage = `Usage: drover fs gc DIR --keep N [--json]
 
-Drops all but the newest N versions and frees what only they needed. The present state is not touched. A peer
-whose head was dropped is brought up to date with a full package.
+Keeps the head and the N - 1 versions before it, drops the content of all others, and frees what only they needed. The
+log still knows them. The present state is not touched. A peer whose head was dropped gets a full package.
 
 Options:
       --keep N  how many versions stay; at least 1

@@ -8,10 +8,10 @@ export const usage = `Usage: drover serve [OPTION]...
 
 Is a node: takes pushes into, and answers pulls from, the trees below a directory. drover://HOST/NAME is the tree
 NAME there. Trees that a reboot unmounted are mounted again. Runs until SIGINT or SIGTERM and lets what is
-being applied finish.
+being applied finish; a second signal ends it at once.
 
-Peers prove the cluster's key before anything else is said, inside TLS. Without a key only this host can connect:
-another address than loopback is refused.
+Peers prove the cluster's key before anything else is said, inside TLS. Without a key only programs of the same
+user on this host can connect: another address than loopback is refused.
 
 Options:
       --listen ADDR            HOST:PORT or [IPv6]:PORT; port 0 takes a free one;
@@ -22,7 +22,7 @@ Options:
       --profile fast|portable  for trees that a push creates: as in \`drover fs init\`
       --allow-devices          take device nodes from peers; default: a package with one is refused
       --allow-security-xattrs  take security.* and trusted.* attributes from peers; default: refused
-      --json                   print {"listening", "root", "authenticated"}, then one object per event
+      --json                   print {"listening", "root", "authenticated"} when peers can connect
   -h, --help                   this text
 
 Example:
@@ -50,17 +50,19 @@ export function define(command: Command, run: RunCommand): void {
         const root = directoryArgument(options.root);
         const key = await keyArgument(options.key);
         if (key === null) {
-          terminal.warning("no key: whoever can connect from this host can change every tree below the root");
+          terminal.warning("no key: listening on loopback only, for programs of this user");
         }
         const stop = new AbortController();
+        const signals = ["SIGINT", "SIGTERM"] as const;
+        const forget = (): void => signals.forEach((signal) => Deno.removeSignalListener(signal, onSignal));
         const onSignal = (): void => {
-          if (!stop.signal.aborted) terminal.note("stopping");
+          terminal.note("stopping");
           stop.abort();
+          forget();
         };
-        Deno.addSignalListener("SIGINT", onSignal);
-        Deno.addSignalListener("SIGTERM", onSignal);
+        signals.forEach((signal) => Deno.addSignalListener(signal, onSignal));
         try {
-          const { serve } = await import("../daemon/mod.ts");
+          const { serve } = await import("../daemon/serve.ts");
           await withContext(terminal, (context) =>
             serve(context, {
               ...(options.listen === undefined ? {} : { address: options.listen }),
@@ -79,8 +81,7 @@ export function define(command: Command, run: RunCommand): void {
               },
             }));
         } finally {
-          Deno.removeSignalListener("SIGINT", onSignal);
-          Deno.removeSignalListener("SIGTERM", onSignal);
+          forget();
         }
       })
     );

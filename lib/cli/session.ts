@@ -21,9 +21,12 @@ export type Net = typeof import("../net/mod.ts");
 /** Runs `work` with a context and the tree functions. */
 export async function withContext<T>(
   terminal: Terminal,
-  work: (context: TreeContext, trees: Trees) => Promise<T>,
+  work: (context: TreeContext, trees: Trees) => T | Promise<T>,
 ): Promise<T> {
-  const [{ openContext }, trees] = await Promise.all([import("../daemon/mod.ts"), import("../tree/mod.ts")]);
+  const [{ openContext }, trees] = await Promise.all([
+    import("../daemon/context.ts"),
+    import("../tree/mod.ts"),
+  ]);
   const reporter = terminal.json ? null : openProgress((text) => terminal.raw(text));
   const log = (line: string): void => {
     reporter?.end();

@@ -3,18 +3,17 @@
  *
  * @module
  */
-import type { BytePath } from "../base/path.ts";
-import { pathToText } from "../base/path.ts";
-import { type ClusterKey, listen } from "../net/mod.ts";
-import { type Capture, type Profile, serveTrees, type TreeContext } from "../tree/mod.ts";
+import { type BytePath, pathToText } from "../base/path.ts";
+import { type ClusterKey, defaultPort, formatAddress, listen, parseAddress } from "../net/mod.ts";
+import { type Capture, type Profile, serverLimits, serveTrees, type TreeContext } from "../tree/mod.ts";
 
 /** How a node runs. */
 export interface ServeOptions {
-  /** `HOST:PORT`; with a key by default all addresses, without one loopback. */
+  /** `HOST:PORT`; with a key by default every address of this machine, without one loopback. */
   address?: string;
-  /** Null: peers prove nothing, so only loopback is listened on. */
+  /** Null: only programs of the same user on this machine may connect, and only loopback is listened on. */
   key: ClusterKey | null;
-  /** The directory whose subdirectories are the trees. */
+  /** The directory whose subdirectories are the trees; made if absent. */
   root: BytePath;
   /** What peers may send that an ordinary user could not make. */
   allow: { devices: boolean; securityXattrs: boolean };
@@ -29,9 +28,17 @@ export interface ServeOptions {
 
 /** Runs a node until `signal`. */
 export async function serve(context: TreeContext, options: ServeOptions): Promise<void> {
-  const { key, root, allow, signal, ready, address = defaultAddress(key) } = options;
-  const listener = await listen({ address, key });
-  ready({ address: listener.address, root: pathToText(root) });
+  const { key, root, allow, signal, ready } = options;
+  const { host, port } = parseAddress(options.address ?? `${key === null ? "127.0.0.1" : ""}:${defaultPort}`);
+  using listener = await listen({
+    host,
+    port,
+    key,
+    limits: serverLimits,
+    onRefused: (peer, error) =>
+      context.log?.(`refused ${peer}: ${error instanceof Error ? error.message : error}`),
+  });
+  ready({ address: formatAddress(listener.address), root: pathToText(root) });
   await serveTrees(context, {
     listener,
     root,
@@ -40,8 +47,4 @@ export async function serve(context: TreeContext, options: ServeOptions): Promis
     ...(options.capture === undefined ? {} : { capture: options.capture }),
     ...(options.profile === undefined ? {} : { profile: options.profile }),
   });
-}
-
-function defaultAddress(key: ClusterKey | null): string {
-  return key === null ? "127.0.0.1:7411" : "0.0.0.0:7411";
 }

@@ -245,7 +245,6 @@ class NodeListener implements Listener {
     const { key, limits } = this.#options;
     const transport: Transport = connection;
     if (key !== null) {
-      await (connection as Deno.TlsConn).handshake();
       await proveAsServer(transport, key);
     } else {
       const tcp = connection as Deno.TcpConn;

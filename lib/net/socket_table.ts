@@ -19,7 +19,6 @@ const attemptsMax = 3;
 
 /** One socket of the table. */
 interface SocketRow {
-  state: number;
   uid: number;
   inode: number;
 }
@@ -33,9 +32,8 @@ interface SocketRow {
 export async function ownerOf(far: Address, near: Address): Promise<number> {
   const wanted = `${tableKey(far)} ${tableKey(near)}`;
   for (let attempt = 0; attempt < attemptsMax; attempt++) {
-    const rows = await findRows(wanted);
-    const row = rows.find((row) => row.state === established && row.inode !== 0);
-    if (row !== undefined) return row.uid;
+    const row = await findRow(wanted, established);
+    if (row !== null) return row.uid;
   }
   throw new DroverError(
     "auth",
@@ -61,15 +59,13 @@ export async function listenerInode(address: Address): Promise<number | null> {
   const any = `${"0".repeat(32)}:0000`;
   const anyMapped = `${tableKey({ host: "0.0.0.0", port: 0 })}`;
   for (const remote of [any, anyMapped]) {
-    const rows = await findRows(`${tableKey(address)} ${remote}`);
-    const row = rows.find((row) => row.state === listening && row.inode !== 0);
-    if (row !== undefined) return row.inode;
+    const row = await findRow(`${tableKey(address)} ${remote}`, listening);
+    if (row !== null) return row.inode;
   }
   return null;
 }
 
-async function findRows(wanted: string): Promise<SocketRow[]> {
-  const found: SocketRow[] = [];
+async function findRow(wanted: string, state: number): Promise<SocketRow | null> {
   for (const path of tablePaths) {
     let text: string;
     try {
@@ -80,15 +76,14 @@ async function findRows(wanted: string): Promise<SocketRow[]> {
     }
     for (const line of text.split("\n").slice(1)) {
       // sl  local_address rem_address  st tx_queue:rx_queue tr:tm->when retrnsmt  uid  timeout inode …
-      const fields = line.trim().split(/\s+/);
-      const [, local, remote, state, , , , uid, , inode] = fields;
-      if (local === undefined || remote === undefined || state === undefined) continue;
+      const [, local, remote, shown, , , , uid, , inode] = line.trim().split(/\s+/);
+      if (local === undefined || remote === undefined || shown === undefined) continue;
       if (uid === undefined || inode === undefined) continue;
-      if (`${rowKey(local)} ${rowKey(remote)}` !== wanted) continue;
-      found.push({ state: parseInt(state, 16), uid: Number(uid), inode: Number(inode) });
+      if (parseInt(shown, 16) !== state || Number(inode) === 0) continue;
+      if (`${rowKey(local)} ${rowKey(remote)}` === wanted) return { uid: Number(uid), inode: Number(inode) };
     }
   }
-  return found;
+  return null;
 }
 
 /** `0100007F:1E1B` as 32 hex digits of the address in network order (IPv4 mapped) and the port. */

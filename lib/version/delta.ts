@@ -53,8 +53,8 @@ const boredSkip = 12_288;
 /** After so many more it is one stretch in sixteen. */
 const veryBoredAfter = 1 << 22;
 const veryBoredSkip = 61_440;
-/** Where copies make up less than a tenth, and are shorter than this on average, the target goes whole. */
-const wholeCopyMean = 512;
+/** Where copies make up less than a tenth, those below this length are dropped. */
+const scatteredCopyMax = 512;
 
 /** A data extent of a sparse target: everything between extents is a hole. */
 export interface Extent {
@@ -156,7 +156,9 @@ export class DeltaEncoder {
    */
   encode(input: DeltaInput, ops: OpList): void {
     const { target, bases } = input;
-    if (bases.length > 4) throw new RangeError(`Cannot take a delta against ${bases.length} bases: at most 4`);
+    if (bases.length > 4) {
+      throw new RangeError(`Cannot take a delta against ${bases.length} bases: at most 4`);
+    }
     for (const bytes of [target, ...bases]) {
       if (bytes.length > deltaSizeMax) {
         throw new RangeError(`Cannot take a delta of ${bytes.length} bytes: at most ${deltaSizeMax}`);
@@ -349,6 +351,10 @@ export interface BaseReader {
 const localMargin = 4 * 1024 * 1024;
 const globalPositionsMax = 1 << 21;
 const globalTableBits = 22;
+/** A slot of its table is 0 or `tag << 22 | n + 1`, with the low ten bits of the hash as tag. */
+const globalSlotBits = 22;
+const globalSlotMask = 0x3f_ffff;
+const globalTagMask = 0x3ff;
 const globalBlockSize = 1 << 20;
 /** Up to this distance of index positions the base is read through to make the index, beyond it is probed. */
 const globalReadStepMax = 4096;
@@ -482,8 +488,10 @@ class GlobalIndex {
       if (++warm < windowSize) continue;
       const candidate = table[hash >>> shift] as number;
       if (candidate === 0) continue;
-      const place = (candidate - 1) * this.#step;
+      if (candidate >>> globalSlotBits !== (hash & globalTagMask)) continue;
+      const place = ((candidate & globalSlotMask) - 1) * this.#step;
       const start = i - (windowSize - 1);
+      if (!this.#verify(target, start, place)) continue;
       const forth = this.#forward(target, start, to, place);
       if (forth < windowSize) continue;
       const back = this.#backward(target, at, start, place);
@@ -507,7 +515,15 @@ class GlobalIndex {
       hash = (hash << 1) + (gear[byte] as number) | 0;
     }
     // Runs of one byte are everywhere and say nothing about where.
-    if (!plain) this.#table[hash >>> shift] = place / this.#step + 1;
+    if (!plain) this.#table[hash >>> shift] = hash << globalSlotBits | place / this.#step + 1;
+  }
+
+  /** Whether the 32 bytes are really the same, without reading a whole block for it. */
+  #verify(target: Uint8Array, start: number, place: number): boolean {
+    const inBlock = place - this.#blockStart;
+    const known = this.#blockStart >= 0 && inBlock >= 0 && inBlock + windowSize <= this.#block.length;
+    const bytes = known ? this.#block.subarray(inBlock, inBlock + windowSize) : this.#base.read(place, windowSize);
+    return sameForward(target, start, bytes, 0, windowSize) === windowSize;
   }
 
   #forward(target: Uint8Array, start: number, to: number, place: number): number {
@@ -569,22 +585,24 @@ function majorDrift(ops: OpList, offset: number): number | null {
   return best;
 }
 
-/** Turns scattered short copies that make up less than a tenth into one literal. */
+/** Where copies make up less than a tenth, drops the short ones: they break up literals for next to nothing. */
 function collapse(ops: OpList): void {
-  let copies = 0;
+  const { count } = ops;
   let copied = 0;
   let total = 0;
-  for (let at = 0; at < ops.count; at++) {
-    if (ops.kinds[at] === opHole) return;
-    if (ops.kinds[at] === opCopy) {
-      copies++;
-      copied += ops.lengths[at] as number;
-    }
-    total += ops.lengths[at] as number;
+  for (let at = 0; at < count; at++) {
+    if (ops.kinds[at] === opCopy) copied += ops.lengths[at] as number;
+    if (ops.kinds[at] !== opHole) total += ops.lengths[at] as number;
   }
-  if (copies === 0 || copied * 10 >= total || copied >= copies * wholeCopyMean) return;
+  if (copied === 0 || copied * 10 >= total) return;
+  // Rewritten in place: an op never goes behind where it was.
   ops.clear();
-  ops.push(opLiteral, 0, 0, total);
+  for (let at = 0; at < count; at++) {
+    const kind = ops.kinds[at] as number;
+    const length = ops.lengths[at] as number;
+    const isShort = kind === opCopy && length < scatteredCopyMax;
+    ops.push(isShort ? opLiteral : kind, ops.bases[at] as number, ops.offsets[at] as number, length);
+  }
 }
 
 /** Splits `size` bytes into data and holes; short holes count as data. */
@@ -665,7 +683,8 @@ function sameWords(left: Uint8Array, at: number, right: Uint8Array, from: number
   while (
     i + 3 < count &&
     ((leftWords[i] as number) ^ (rightWords[i] as number) | (leftWords[i + 1] as number) ^
-        (rightWords[i + 1] as number) | (leftWords[i + 2] as number) ^ (rightWords[i + 2] as number) |
+          (rightWords[i + 1] as number) |
+        (leftWords[i + 2] as number) ^ (rightWords[i + 2] as number) |
         (leftWords[i + 3] as number) ^ (rightWords[i + 3] as number)) === 0
   ) i += 4;
   return head + 4 * i;

@@ -42,7 +42,9 @@ export type ChangeAspect = "type" | "content" | "mode" | "owner" | "mtime" | "xa
 
 /** A change in words. `aspects` is empty for created and deleted ones, and for regrouped names of hard links. */
 export interface ChangeDescription {
+  /** What happened. */
   is: "created" | "deleted" | "modified";
+  /** In what the entry differs, in a fixed order. */
   aspects: ChangeAspect[];
 }
 

@@ -11,7 +11,9 @@ export type EntryKind = "file" | "directory" | "symlink" | "char" | "block" | "f
 
 /** An extended attribute: full name with its namespace (`user.x`, `system.posix_acl_access`), raw value. */
 export interface EntryXattr {
+  /** Full name, with its namespace. */
   name: BytePath;
+  /** Raw value. */
   value: Uint8Array<ArrayBuffer>;
 }
 
@@ -22,18 +24,29 @@ export interface EntryXattr {
  * `rdevMajor` and `rdevMinor` for devices. Symlinks have mode 0777.
  */
 export interface Entry {
+  /** Where it is, below the root of the tree; the root itself is the empty path. */
   path: BytePath;
+  /** What it is. */
   kind: EntryKind;
+  /** Permission bits with setuid, setgid and sticky: mode & 07777. */
   mode: number;
+  /** Owner. */
   uid: number;
+  /** Group. */
   gid: number;
+  /** Last change of the content, seconds since 1970; may be negative. */
   mtimeSeconds: number;
+  /** 0 to 999 999 999. */
   mtimeNanos: number;
+  /** Bytes of a file. */
   size: number;
   /** sha256 of the content, 32 bytes; null for everything but files. */
   digest: Uint8Array<ArrayBuffer> | null;
+  /** What a symlink says, or the first name of a hard link's group. */
   target: BytePath;
+  /** Major number of a device. */
   rdevMajor: number;
+  /** Minor number of a device. */
   rdevMinor: number;
   /** Sorted by name. */
   xattrs: EntryXattr[];
@@ -41,8 +54,11 @@ export interface Entry {
 
 /** What happened to one path between two manifests: created (no before), deleted (no after), or modified. */
 export interface Change {
+  /** Which path. */
   path: BytePath;
+  /** What it was; null when it is new. */
   before: Entry | null;
+  /** What it is; null when it is gone. */
   after: Entry | null;
 }
 
@@ -56,5 +72,6 @@ export interface VersionInfo {
   root: string;
   /** Milliseconds since 1970 when it was committed; information only, not part of the id. */
   time: number;
+  /** What the user said about it. */
   message: string;
 }

@@ -98,7 +98,7 @@ export function checkChain(from: string | null, versions: readonly VersionInfo[]
  * A few ids of a long chain, dense near the head: those at distance 0, 1, 2, 4, 8, … and the first version.
  *
  * @param chain newest first.
- * @returns newest first, at most 2 + log2 of the length.
+ * @returns newest first, at most 3 + log2 of the length.
  */
 export function sampleAncestors(chain: readonly string[]): string[] {
   const sample: string[] = [];

@@ -55,7 +55,7 @@ export const manifestSizeMax = 2_147_483_648;
 
 /** The smallest entry: a link of a one-byte path to a one-byte path. */
 const entrySizeMin = 5;
-const magic: Uint8Array<ArrayBuffer> = new TextEncoder().encode("DRVRMANI");
+const magic = pathToBytes("DRVRMANI" as BytePath);
 
 const fileNumber = kindNumbers.file;
 const directoryNumber = kindNumbers.directory;
@@ -64,12 +64,17 @@ const linkNumber = kindNumbers.link;
 
 /** What a manifest holds, by kind. `bytes` is the sum of the sizes of its files, each hard-link group once. */
 export interface ManifestTotals {
+  /** Hard-link groups, once each, and files of one name. */
   files: number;
+  /** The root included. */
   directories: number;
+  /** Symbolic links. */
   symlinks: number;
   /** Devices, FIFOs and sockets. */
   others: number;
+  /** Further names of hard-link groups. */
   links: number;
+  /** Sizes of all files. */
   bytes: number;
 }
 
@@ -626,7 +631,7 @@ class EntryScanner {
         (bytes[at + 3] ?? 0) * 2 ** 24;
       this.#at += 4;
       if (nanos >= 1_000_000_000) return false;
-      if (bytes[this.#at++] !== 0) return false; // With xattrs: not ordinary.
+      if (!this.#xattrs()) return false;
       if (kind === fileNumber) {
         this.size = this.#varint();
         if (this.size > 0) this.#at += digestSize;
@@ -682,6 +687,46 @@ class EntryScanner {
         this.parentSize = at - start;
         name = at + 1;
       }
+    }
+    return true;
+  }
+
+  /** Checks a few xattrs, as SELinux and ACLs put on every file, and steps over them. */
+  #xattrs(): boolean {
+    const bytes = this.#bytes;
+    const count = this.#varint();
+    if (count === 0) return true;
+    if (count > 8) return false;
+    let previous = 0;
+    let previousSize = 0;
+    for (let index = 0; index < count; index++) {
+      const size = this.#varint();
+      const name = this.#at;
+      if (size === 0 || size > 255 || name + size > bytes.length) return false;
+      // Where an overlay keeps its own: "trusted." and "user.o", "user.f" are looked at closely elsewhere.
+      const first = bytes[name];
+      if (
+        first === 0x74 ||
+        (first === 0x75 && (size < 6 || bytes[name + 5] === 0x6f || bytes[name + 5] === 0x66))
+      ) {
+        return false;
+      }
+      let same = index > 0;
+      for (let at = 0; at < size; at++) {
+        const byte = bytes[name + at] ?? 0;
+        if (byte === 0) return false;
+        if (!same) continue;
+        const other = at < previousSize ? bytes[previous + at] ?? 0 : -1;
+        if (byte < other) return false;
+        same = byte === other;
+      }
+      if (index > 0 && same) return false;
+      previous = name;
+      previousSize = size;
+      this.#at = name + size;
+      const valueSize = this.#varint();
+      if (valueSize > 65_536) return false;
+      this.#at += valueSize;
     }
     return true;
   }

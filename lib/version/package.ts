@@ -14,7 +14,15 @@ import { createHash } from "node:crypto";
 import { ByteReader, ByteWriter } from "../base/bytes.ts";
 import { FormatError } from "../base/errors.ts";
 import { bytesEqual, fromHex, toHex } from "../base/hex.ts";
-import { type BytePath, isBelow, parentOf, pathSizeMax, pathToText, treePathFault } from "../base/path.ts";
+import {
+  type BytePath,
+  isBelow,
+  parentOf,
+  pathSizeMax,
+  pathToText,
+  rootPath,
+  treePathFault,
+} from "../base/path.ts";
 import type { Change, Entry, EntryKind, EntryXattr, VersionInfo } from "./entry.ts";
 import {
   deviceMajorMax,
@@ -33,8 +41,8 @@ import {
   xattrNameSizeMax,
   xattrSizeMax,
 } from "./entry_codec.ts";
-import { chainCountMax, checkChain, isVersionId, versionId } from "./history.ts";
-import { entryCountMax, Manifest } from "./manifest.ts";
+import { chainCountMax, checkChain, versionId } from "./history.ts";
+import { entryCountMax, type Manifest } from "./manifest.ts";
 import {
   checkPartSizes,
   type Codec,
@@ -165,6 +173,7 @@ const utf8 = new TextDecoder("utf-8", { fatal: true });
 export function encodeMetadata(metadata: PackageMetadata, base: Manifest): RawChunk[] {
   const { deletes, upserts } = metadata;
   checkSorted(deletes, (path) => path);
+  if (deletes[0] === rootPath) throw fault("encode", "the root cannot be deleted");
   checkSorted(upserts, (upsert) => upsert.entry.path);
   const cuts = cutChunks(metadata);
   return cuts.map((cut, index) => {
@@ -217,7 +226,11 @@ export function parseMetadataBody(body: Uint8Array<ArrayBuffer>): MetadataBody {
   const packedSize = readBounded(reader, columnsSizeMax, "packed-size");
   const digestsSize = readBounded(reader, chunkCountMax * digestSize, "digests-size");
   if (digestsSize % digestSize !== 0) {
-    throw reader.fail("digests-size", 12, `digests have ${digestsSize} bytes, not a multiple of ${digestSize}`);
+    throw reader.fail(
+      "digests-size",
+      12,
+      `digests have ${digestsSize} bytes, not a multiple of ${digestSize}`,
+    );
   }
   checkPartSizes(reader, { codec, rawSize, packedSize });
   const digest = reader.bytes(digestSize);
@@ -235,7 +248,11 @@ export function parseMetadataBody(body: Uint8Array<ArrayBuffer>): MetadataBody {
 export function checkMetadataDigest(body: MetadataBody, columns: Uint8Array<ArrayBuffer>): void {
   const found = metadataDigest({ columns, digests: body.digests });
   if (columns.length !== body.columns.rawSize || !bytesEqual(found, body.digest)) {
-    throw new FormatError("package.metadata.digest", 16, "Cannot read metadata: the content has another sha256");
+    throw new FormatError(
+      "package.metadata.digest",
+      16,
+      "Cannot read metadata: the content has another sha256",
+    );
   }
 }
 
@@ -272,7 +289,10 @@ export function resolveMetadata(chunks: readonly MetadataChunk[], base: Manifest
   const upserts: Upsert[] = [];
   chunks.forEach((chunk, at) => {
     if (chunk.index !== at || chunk.count !== chunks.length) {
-      throw fault("columns.chunk", `chunk ${chunk.index} of ${chunk.count} stands at ${at} of ${chunks.length}`);
+      throw fault(
+        "columns.chunk",
+        `chunk ${chunk.index} of ${chunk.count} stands at ${at} of ${chunks.length}`,
+      );
     }
     for (const path of chunk.deletes) {
       requireAscending(deletes.at(-1), path);
@@ -333,6 +353,24 @@ export function packageChanges(metadata: PackageMetadata, base: Manifest): Chang
     changes.set(path, { path, before: changes.get(path)?.before ?? base.get(path), after: entry });
   }
   return [...changes.values()].sort((left, right) => left.path < right.path ? -1 : 1);
+}
+
+/**
+ * The delete list of a package: what goes, without what lies below something that goes or becomes no directory.
+ *
+ * @param changes ascending by path, as `diffManifests` gives them.
+ */
+export function topmostDeletes(changes: readonly Change[]): BytePath[] {
+  const gone = new Set<BytePath>();
+  const deletes: BytePath[] = [];
+  for (const { path, before, after } of changes) {
+    if (before === null || after?.kind === "directory") continue;
+    if (before.kind === "directory") gone.add(path);
+    if (after !== null) continue;
+    // Everything below a gone directory is in the list too, so the parent decides.
+    if (!gone.has(parentOf(path)) || path === rootPath) deletes.push(path);
+  }
+  return deletes;
 }
 
 /** What the TRAILER says. */
@@ -425,7 +463,9 @@ function cutChunks(metadata: PackageMetadata): Cut[] {
 }
 
 function checkSorted<T>(items: readonly T[], pathOf: (item: T) => BytePath): void {
-  if (items.length > entryCountMax) throw fault("encode", `${items.length} changes, more than ${entryCountMax}`);
+  if (items.length > entryCountMax) {
+    throw fault("encode", `${items.length} changes, more than ${entryCountMax}`);
+  }
   let previous: BytePath | null = null;
   for (const item of items) {
     const path = pathOf(item);
@@ -476,7 +516,11 @@ function readHeader(reader: ByteReader): MetadataHeader {
   const fromAt = reader.offset;
   const hasFrom = readFlag(reader, 1, "from");
   if ((mode === "full") !== (hasFrom === 0)) {
-    throw reader.fail("from", fromAt, `mode ${mode} ${hasFrom === 0 ? "needs a" : "has no"} version to start from`);
+    throw reader.fail(
+      "from",
+      fromAt,
+      `mode ${mode} ${hasFrom === 0 ? "needs a" : "has no"} version to start from`,
+    );
   }
   const from = hasFrom === 1 ? toHex(reader.bytes(digestSize)) : null;
   const to = toHex(reader.bytes(digestSize));
@@ -497,7 +541,9 @@ function readHeader(reader: ByteReader): MetadataHeader {
     if (given !== 1 && index > 0) throw reader.fail("parent", at, "a version does not follow the one before");
     if (given === 1 && previous === null) throw reader.fail("parent", at, "there is no version before");
     const parent = given === 0 ? null : given === 1 ? previous : toHex(reader.bytes(digestSize));
-    if (given === 2 && parent === previous) throw reader.fail("parent", at, "a parent is spelled out for nothing");
+    if (given === 2 && parent === previous) {
+      throw reader.fail("parent", at, "a parent is spelled out for nothing");
+    }
     const root = toHex(reader.bytes(digestSize));
     time += reader.svarint();
     const size = reader.varint(messageBytesMax, "message");
@@ -613,8 +659,12 @@ function inheritance(upsert: Upsert, base: Manifest): number {
   let flags = 0;
   if (first !== null) {
     if (sameContentFields(entry, first) && (entry.kind !== "file" || sameContent)) flags |= inheritContent;
-    if (entry.mtimeSeconds === first.mtimeSeconds && entry.mtimeNanos === first.mtimeNanos) flags |= inheritMtime;
-    if (entry.mode === first.mode && entry.uid === first.uid && entry.gid === first.gid) flags |= inheritOwner;
+    if (entry.mtimeSeconds === first.mtimeSeconds && entry.mtimeNanos === first.mtimeNanos) {
+      flags |= inheritMtime;
+    }
+    if (entry.mode === first.mode && entry.uid === first.uid && entry.gid === first.gid) {
+      flags |= inheritOwner;
+    }
     if (xattrKey(entry.xattrs) === xattrKey(first.xattrs)) flags |= inheritXattrs;
   }
   if (sameContent && (entry.kind !== "file" || (flags & inheritContent) === 0)) {
@@ -729,15 +779,22 @@ interface Budget {
 }
 
 function readDeletes(reader: ByteReader, budget: Budget): BytePath[] {
-  const count = reader.varint(chunkCountMax, "count");
-  return readPaths(reader, budget, count);
+  const at = reader.offset;
+  const deletes = readPaths(reader, budget, reader.varint(chunkCountMax, "count"));
+  if (deletes[0] === rootPath) throw reader.fail("path", at, "the root cannot be deleted");
+  return deletes;
 }
 
 function readUpserts(reader: ByteReader, budget: Budget, digests: Uint8Array<ArrayBuffer>): PackedUpsert[] {
   const count = reader.varint(chunkCountMax, "count");
   const paths = readPaths(reader, budget, count);
   const upserts: PackedUpsert[] = paths.map((path) => readFlags(reader, path));
-  readBases(reader, budget, upserts, upserts.map(({ entry, inherits }) => readBaseCount(reader, entry, inherits)));
+  readBases(
+    reader,
+    budget,
+    upserts,
+    upserts.map(({ entry, inherits }) => readBaseCount(reader, entry, inherits)),
+  );
   const own = upserts.filter(({ entry }) => entry.kind !== "link");
   readOwners(reader, own.filter(({ inherits }) => (inherits & inheritOwner) === 0));
   const timed = own.filter(({ inherits }) => (inherits & inheritMtime) === 0);
@@ -748,7 +805,12 @@ function readUpserts(reader: ByteReader, budget: Budget, digests: Uint8Array<Arr
   let target = noPath;
   for (const entry of fresh) {
     if (entry.kind !== "symlink" && entry.kind !== "link") continue;
-    target = entry.target = readFrontCoded(reader, budget, target, entry.kind === "link" ? pathSizeMax : symlinkSizeMax);
+    target = entry.target = readFrontCoded(
+      reader,
+      budget,
+      target,
+      entry.kind === "link" ? pathSizeMax : symlinkSizeMax,
+    );
   }
   for (const entry of fresh) {
     if (!isDevice(entry.kind)) continue;
@@ -760,7 +822,9 @@ function readUpserts(reader: ByteReader, budget: Budget, digests: Uint8Array<Arr
   for (const { entry, inherits } of upserts) {
     if (inherits !== 0) continue; // Complete only once the base is known; checked then.
     const broken = entryFault(entry);
-    if (broken !== null) throw reader.fail(`entry.${broken.rule}`, reader.offset, entryMessage(entry, broken.message));
+    if (broken !== null) {
+      throw reader.fail(`entry.${broken.rule}`, reader.offset, entryMessage(entry, broken.message));
+    }
   }
   return upserts;
 }
@@ -815,7 +879,11 @@ function readBaseCount(reader: ByteReader, entry: Entry, inherits: number): { co
   const count = byte >> 1;
   const own = (byte & 1) === 1;
   if (count > baseCountMax || own && count === 0 || entry.kind === "link" && count > 0) {
-    throw reader.fail("base-count", at, `a ${entry.kind} with ${count} bases${own ? ", itself among them" : ""}`);
+    throw reader.fail(
+      "base-count",
+      at,
+      `a ${entry.kind} with ${count} bases${own ? ", itself among them" : ""}`,
+    );
   }
   if (inherits !== 0 && count === 0) throw reader.fail("flags", at, "an entry inherits without a base");
   return { count, own };
@@ -879,11 +947,13 @@ function readRows<T>(
     const at = reader.offset;
     const number = reader.varint(rows.length - 1, rule);
     const row = rows[number];
-    if (row === undefined || number > used) throw reader.fail(rule, at, `row ${number} comes before row ${used}`);
+    if (row === undefined || number > used) {
+      throw reader.fail(rule, at, `row ${number} comes before row ${used}`);
+    }
     if (number === used) used++;
     set(entry, row);
   }
-  if (used < rows.length && !(rule === "xattrs" && rows.length === 1)) {
+  if (used < rows.length) {
     throw reader.fail(rule, reader.offset, `${rows.length - used} rows are not used`);
   }
 }
@@ -994,10 +1064,13 @@ function checkDeletes(deletes: readonly BytePath[], base: Manifest): void {
   const all = new Set(deletes);
   for (const path of deletes) {
     if (!base.has(path)) throw fault("base.delete", `"${pathToText(path)}" to delete is not there`);
-    for (let above = path; above !== ""; ) {
+    for (let above = path; above !== "";) {
       above = parentOf(above);
       if (all.has(above) && isBelow(path, above)) {
-        throw fault("base.delete", `"${pathToText(path)}" is below "${pathToText(above)}", which goes anyway`);
+        throw fault(
+          "base.delete",
+          `"${pathToText(path)}" is below "${pathToText(above)}", which goes anyway`,
+        );
       }
     }
   }

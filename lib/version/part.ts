@@ -54,7 +54,9 @@ export function readCodec(reader: ByteReader): Codec {
 /** Reads a 16-bit field that must be zero. */
 export function readReserved(reader: ByteReader): void {
   const at = reader.offset;
-  if (reader.u8() !== 0 || reader.u8() !== 0) throw reader.fail("reserved", at, "a reserved byte is not zero");
+  if (reader.u8() !== 0 || reader.u8() !== 0) {
+    throw reader.fail("reserved", at, "a reserved byte is not zero");
+  }
 }
 
 /** Reads a u32 that is at most `max`; `rule` names the bound. */

@@ -36,23 +36,27 @@ export type TarPurpose = { readonly is: "full" } | {
 
 /** A range of a sparse file that has data. */
 export interface TarRange {
+  /** Where it begins in the file. */
   offset: number;
+  /** Bytes of data. */
   size: number;
 }
 
 /** The content of a file: for a sparse one what is in its ranges, one after the other. */
 export type TarContent = AsyncIterable<Uint8Array<ArrayBuffer>> | Iterable<Uint8Array<ArrayBuffer>>;
 
-/** What an archive is made of: an entry, for files with their content, or (in a delta) a deleted path. */
-export type TarItem =
-  | {
-    readonly entry: Entry;
-    /** Called when its turn comes; needed for files that are not empty. */
-    readonly content?: () => TarContent;
-    /** Where a sparse file has data: ascending, not touching the end of another, within its size. */
-    readonly ranges?: readonly TarRange[];
-  }
-  | { readonly deleted: BytePath };
+/** An entry of an archive, for files with their content. */
+export interface TarEntryItem {
+  /** The metadata. */
+  readonly entry: Entry;
+  /** Called when its turn comes; needed for files that are not empty. */
+  readonly content?: () => TarContent;
+  /** Where a sparse file has data: ascending, not touching the end of another, within its size. */
+  readonly ranges?: readonly TarRange[];
+}
+
+/** What an archive is made of: entries, and in a delta deleted paths. */
+export type TarItem = TarEntryItem | { readonly deleted: BytePath };
 
 /** Called for what an archive cannot say. */
 export type TarWarning = (path: BytePath, message: string) => void;
@@ -254,7 +258,7 @@ function sparseMap(ranges: readonly TarRange[], size: number): Uint8Array<ArrayB
   // GNU tar marks a hole at the end by an empty range there, and so must everybody for it.
   const all = end < size ? [...ranges, { offset: size, size: 0 }] : ranges;
   const lines = [String(all.length), ...all.flatMap((range) => [String(range.offset), String(range.size)])];
-  const text = new TextEncoder().encode(lines.join("\n") + "\n");
+  const text = pathToBytes(lines.join("\n") + "\n" as BytePath);
   return concatenate([text, tarPadding(text.length)]);
 }
 

@@ -65,7 +65,7 @@ export class TarReader {
   #ended = false;
   #failed = false;
 
-  /** @param options `onWarning` is told of what is not taken over. */
+  /** A reader at the start of an archive. @param options `onWarning` is told of what is not taken over. */
   constructor(options: { onWarning: TarWarning }) {
     this.#onWarning = options.onWarning;
     this.#machine = this.#run();
@@ -153,7 +153,7 @@ export class TarReader {
       }
       const body = size === 0
         ? new Uint8Array(0)
-        : (yield { size: padded(size), exact: true }).slice(0, size);
+        : (yield { size: padded(size), exact: true }).subarray(0, size);
       if (type === "x") extra.records = this.#paxRecords(body, start);
       else if (type === "g") this.#setGlobals(this.#paxRecords(body, start), start);
       else if (type === "L") extra.name = untilZero(body);

@@ -93,11 +93,17 @@ export const fuseOpaqueName: BytePath = ".wh..opq" as BytePath;
 
 /** What the functions here look at; a statx with xattrs has it all. */
 export interface LayerItem {
+  /** Last component of its path. */
   readonly name: BytePath;
+  /** As in `Entry` or `FileStat`. */
   readonly kind: string;
+  /** Device number of devices. */
   readonly rdevMajor: number;
+  /** Device number of devices. */
   readonly rdevMinor: number;
+  /** Size in bytes. */
   readonly size: number;
+  /** All of its xattrs. */
   readonly xattrs: readonly EntryXattr[];
 }
 

@@ -1,7 +1,11 @@
 /**
  * Runs a command line inside the test process and keeps what it wrote.
  */
+import { openNative } from "../../ffi/mod.ts";
 import { run } from "../../lib/cli/mod.ts";
+
+// Loaded once and for all tests, and so not by the first test that needs it: that would count as a leak.
+openNative();
 
 /** What one command line did. */
 export interface Ran {

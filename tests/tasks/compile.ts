@@ -103,9 +103,18 @@ async function run(compiler: Compiler, args: string[]): Promise<void> {
   if (output.success) return;
   const message = new TextDecoder().decode(output.stderr);
   if (compiler.denort === null && /denort|dl\.deno\.land/.test(message)) {
-    throw new NoRuntimeError(`Cannot download the runtime that goes into the executable: ${message.trim()}`);
+    throw new NoRuntimeError(
+      `Cannot download the runtime that goes into the executable: ${shorten(message)}`,
+    );
   }
   throw new Error(`Cannot compile: ${message.trim()}`);
+}
+
+/** The lines that say why, without the stack. */
+function shorten(message: string): string {
+  return message.replace(/\n\s*Stack backtrace[^]*/, "").trim().split("\n").map((line) => line.trim()).join(
+    " ",
+  );
 }
 
 function stampOf(files: readonly string[], compiler: Compiler): string {

@@ -157,6 +157,15 @@ Deno.test("Manifest.apply() refuses changes that do not fit, by rule", () => {
     ["root", [{ path: path(""), before: root, after: null }]],
     ["parent", [{ path: path("a/x"), before: null, after: file("a/x", "") }]],
     ["parent", [{ path: path("n/x"), before: null, after: file("n/x", "") }]],
+    ["parent", [
+      { path: path("n"), before: null, after: file("n", "") },
+      { path: path("n/x"), before: null, after: file("n/x", "") },
+    ]],
+    ["parent", [
+      { path: path("n"), before: null, after: entry("n", "directory") },
+      { path: path("n/x"), before: null, after: file("n/x", "") },
+      { path: path("n/x/y"), before: null, after: file("n/x/y", "") },
+    ]],
     ["link", [{ path: path("b"), before: null, after: link("b", "c") }]],
   ];
   for (const [rule, changes] of cases) {

@@ -1,0 +1,32 @@
+/**
+ * Directory trees: versions of a directory, and their way to other hosts.
+ *
+ * @module
+ */
+export type { Capture, Profile, ProgressEvent, TreeContext } from "./context.ts";
+export { deinitTree, initTree, type InitOptions } from "./init.ts";
+export { findTree, listTrees, openTree, type TreeListing } from "./locate.ts";
+export {
+  type ChangeLine,
+  type CheckoutResult,
+  type CommitResult,
+  Tree,
+  type TreeStatus,
+  type VersionLine,
+} from "./tree.ts";
+export { collectGarbage, type GcResult } from "./gc.ts";
+export { type VerifyFinding, type VerifyResult, verifyTree } from "./verify.ts";
+export {
+  type Phases,
+  type PullOptions,
+  type PullResult,
+  pullTree,
+  type PushMode,
+  type PushOptions,
+  type PushResult,
+  pushTree,
+  type Resolve,
+} from "./push.ts";
+export type { Allowance } from "./receive.ts";
+export { type NodeOptions, serveTrees } from "./node.ts";
+export { recordLimits } from "./protocol.ts";

@@ -1,0 +1,301 @@
+/**
+ * What two nodes say to each other about one tree. `PROTOCOL.md` has the whole conversation.
+ *
+ * Control messages are JSON objects, bounded and checked here field by field; metadata, segments, trailer
+ * and manifests are binary and defined in `lib/version`.
+ *
+ * @module
+ */
+import { DroverError, type DroverCode, FormatError } from "../base/errors.ts";
+import { isVersionId } from "../version/history.ts";
+import { treeNameFault } from "../net/mod.ts";
+
+/** The version of the conversation; both sides must speak the same. */
+export const protocolVersion = 1;
+
+/** Record types. */
+export const recordType = {
+  hello: 0x101,
+  state: 0x102,
+  nothing: 0x103,
+  manifestRequest: 0x104,
+  manifest: 0x105,
+  offer: 0x106,
+  metadata: 0x110,
+  ready: 0x111,
+  segment: 0x112,
+  trailer: 0x113,
+  done: 0x114,
+  error: 0x1ff,
+} as const;
+
+/** The largest body of a control message. */
+const jsonSizeMax = 8 << 20;
+
+/** How many ids of its chain a side names at most. */
+export const chainIdsMax = 16_384;
+
+/** The largest manifest that goes over the wire, compressed, and raw. */
+const manifestFrameMax = 120 << 20;
+/** The largest manifest that is taken from the wire, decompressed. */
+export const manifestRawMax: number = 512 << 20;
+
+/** The largest body per record type; -1 refuses what the conversation does not have. */
+export function recordLimits(type: number): number {
+  switch (type) {
+    case recordType.metadata:
+    case recordType.segment:
+      return 120 << 20;
+    case recordType.manifest:
+      return manifestFrameMax;
+    case recordType.manifestRequest:
+    case recordType.trailer:
+      return 4096;
+    case recordType.hello:
+    case recordType.state:
+    case recordType.nothing:
+    case recordType.offer:
+    case recordType.ready:
+    case recordType.done:
+    case recordType.error:
+      return jsonSizeMax;
+    default:
+      return -1;
+  }
+}
+
+/** What a side has of the tree. */
+export interface SideState {
+  /** False where the tree does not exist there yet. */
+  exists: boolean;
+  head: string | null;
+  /** Ids of the head's chain, newest first: the newest ones, and from there on exponentially fewer. */
+  chain: string[];
+  /** Changes that no version holds. */
+  uncommitted: number;
+  /** The first of them, for people. */
+  uncommittedPaths: string[];
+}
+
+/** The first message of a connection. */
+export interface Hello {
+  verb: "push" | "pull";
+  tree: string;
+  /** The whole of the other side's history gives way. */
+  force: boolean;
+  /** Pull: what the client has. */
+  state: SideState | null;
+}
+
+/** What the sender is about to send. */
+export interface Offer {
+  /** Number of METADATA records. */
+  chunks: number;
+  /** The receiver's head is not an ancestor of what comes; it is kept as a version, but no longer the head. */
+  force: boolean;
+}
+
+/** What the receiver already holds of the offered package, from an attempt that was cut off. */
+export interface Ready {
+  have: { index: number; digest: string }[];
+}
+
+/** The version is current at the receiver. */
+export interface Done {
+  head: string;
+  /** Seconds the receiver spent on writing, and on the switch. */
+  applySeconds: number;
+}
+
+/** Packs a control message. */
+export function encodeMessage(message: Hello | SideState | Offer | Ready | Done | ErrorMessage | { reason: string }): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(message));
+}
+
+/** A refusal on its way to the other side. */
+export interface ErrorMessage {
+  code: string;
+  message: string;
+  hint?: string;
+  details?: Record<string, unknown>;
+}
+
+/** An error as a message. Only expected failures go out in their words. */
+export function errorMessage(error: unknown): ErrorMessage {
+  if (error instanceof DroverError) {
+    return {
+      code: error.code,
+      message: error.message,
+      ...error.hint === undefined ? {} : { hint: error.hint },
+      ...error.details === undefined ? {} : { details: { ...error.details } },
+    };
+  }
+  return { code: "protocol", message: error instanceof Error ? error.message : `${error}` };
+}
+
+const codes: ReadonlySet<string> = new Set<DroverCode>([
+  "usage", "not-a-tree", "exists", "unknown-tree", "unknown-version", "busy", "uncommitted", "diverged", "auth",
+  "protocol", "format", "wrong-base", "corrupt", "disconnected", "unsupported", "no-space",
+]);
+
+/** The error that the other side reported, as ours. */
+export function remoteError(body: Uint8Array, peer: string): DroverError {
+  const fields = new Fields(body, "error");
+  const code = fields.text("code", 64);
+  const message = fields.text("message", 65_536);
+  const hint = fields.optionalText("hint", 65_536);
+  return new DroverError(codes.has(code) ? code as DroverCode : "protocol", `${peer} refused: ${message}`, {
+    ...hint === undefined ? {} : { hint },
+    details: fields.record("details"),
+  });
+}
+
+/** Reads a HELLO. */
+export function decodeHello(body: Uint8Array): Hello {
+  const fields = new Fields(body, "hello");
+  const version = fields.count("protocol", 1_000_000);
+  if (version !== protocolVersion) {
+    throw new DroverError("protocol", `Cannot talk protocol ${version}: this node speaks ${protocolVersion}`);
+  }
+  const verb = fields.text("verb", 16);
+  if (verb !== "push" && verb !== "pull") throw fields.fail("verb", `"${verb}" is unknown`);
+  const tree = fields.text("tree", 256);
+  const fault = treeNameFault(tree);
+  if (fault !== null) throw fields.fail("tree", fault);
+  const state = fields.nested("state");
+  return { verb, tree, force: fields.flag("force"), state: state === null ? null : readState(state) };
+}
+
+/** Packs a HELLO. */
+export function encodeHello(hello: Hello): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify({ protocol: protocolVersion, ...hello }));
+}
+
+/** Reads a STATE. */
+export function decodeState(body: Uint8Array): SideState {
+  return readState(new Fields(body, "state"));
+}
+
+function readState(fields: Fields): SideState {
+  const head = fields.optionalText("head", 64) ?? null;
+  const chain = fields.texts("chain", chainIdsMax, 64);
+  if (head !== null && !isVersionId(head)) throw fields.fail("head", "it is no version id");
+  if (!chain.every(isVersionId)) throw fields.fail("chain", "it has something that is no version id");
+  if ((chain[0] ?? null) !== head) throw fields.fail("chain", "it does not begin with the head");
+  return {
+    exists: fields.flag("exists"),
+    head,
+    chain,
+    uncommitted: fields.count("uncommitted", Number.MAX_SAFE_INTEGER),
+    uncommittedPaths: fields.texts("uncommittedPaths", 1000, 65_536),
+  };
+}
+
+/** Reads an OFFER. */
+export function decodeOffer(body: Uint8Array): Offer {
+  const fields = new Fields(body, "offer");
+  return { chunks: fields.count("chunks", 4096), force: fields.flag("force") };
+}
+
+/** Reads a READY. */
+export function decodeReady(body: Uint8Array): Ready {
+  const fields = new Fields(body, "ready");
+  const have = fields.list("have", 1 << 17).map((item) => ({
+    index: item.count("index", 2 ** 32),
+    digest: item.text("digest", 64),
+  }));
+  return { have };
+}
+
+/** Reads a DONE. */
+export function decodeDone(body: Uint8Array): Done {
+  const fields = new Fields(body, "done");
+  const head = fields.text("head", 64);
+  if (!isVersionId(head)) throw fields.fail("head", "it is no version id");
+  return { head, applySeconds: fields.number("applySeconds") };
+}
+
+/** Reads a NOTHING: why no package comes. */
+export function decodeNothing(body: Uint8Array): string {
+  return new Fields(body, "nothing").text("reason", 1024);
+}
+
+/** The fields of one JSON object, each checked when it is taken. */
+class Fields {
+  readonly #value: Record<string, unknown>;
+  readonly #what: string;
+
+  constructor(source: Uint8Array | Record<string, unknown>, what: string) {
+    this.#what = what;
+    let value: unknown = source;
+    if (source instanceof Uint8Array) {
+      try {
+        value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(source));
+      } catch (error) {
+        throw new FormatError(`protocol.${what}`, 0, `Cannot read a ${what} message: it is no JSON`, { cause: error });
+      }
+    }
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      throw new FormatError(`protocol.${what}`, 0, `Cannot read a ${what} message: it is no object`);
+    }
+    this.#value = value as Record<string, unknown>;
+  }
+
+  fail(key: string, message: string): FormatError {
+    return new FormatError(`protocol.${this.#what}.${key}`, -1, `Cannot read a ${this.#what} message: ${key}: ${message}`);
+  }
+
+  text(key: string, lengthMax: number): string {
+    const value = this.#value[key];
+    if (typeof value !== "string" || value.length > lengthMax) throw this.fail(key, `must be text of at most ${lengthMax}`);
+    return value;
+  }
+
+  optionalText(key: string, lengthMax: number): string | undefined {
+    const value = this.#value[key];
+    return value === undefined || value === null ? undefined : this.text(key, lengthMax);
+  }
+
+  number(key: string): number {
+    const value = this.#value[key];
+    if (typeof value !== "number" || !Number.isFinite(value)) throw this.fail(key, "must be a number");
+    return value;
+  }
+
+  count(key: string, max: number): number {
+    const value = this.number(key);
+    if (!Number.isInteger(value) || value < 0 || value > max) throw this.fail(key, `must be a whole number up to ${max}`);
+    return value;
+  }
+
+  flag(key: string): boolean {
+    const value = this.#value[key];
+    if (typeof value !== "boolean") throw this.fail(key, "must be true or false");
+    return value;
+  }
+
+  texts(key: string, countMax: number, lengthMax: number): string[] {
+    const value = this.#value[key];
+    if (!Array.isArray(value) || value.length > countMax) throw this.fail(key, `must be a list of at most ${countMax}`);
+    return value.map((item: unknown) => {
+      if (typeof item !== "string" || item.length > lengthMax) throw this.fail(key, `must hold texts of at most ${lengthMax}`);
+      return item;
+    });
+  }
+
+  list(key: string, countMax: number): Fields[] {
+    const value = this.#value[key];
+    if (!Array.isArray(value) || value.length > countMax) throw this.fail(key, `must be a list of at most ${countMax}`);
+    return value.map((item: unknown) => new Fields(item as Record<string, unknown>, this.#what));
+  }
+
+  nested(key: string): Fields | null {
+    const value = this.#value[key];
+    return value === undefined || value === null ? null : new Fields(value as Record<string, unknown>, this.#what);
+  }
+
+  record(key: string): Record<string, unknown> {
+    const value = this.#value[key];
+    return typeof value === "object" && value !== null && !Array.isArray(value) ? value as Record<string, unknown> : {};
+  }
+}

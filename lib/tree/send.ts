@@ -1,0 +1,403 @@
+/**
+ * The sender of a package: what the receiver has → what it should have, as records on a channel.
+ *
+ * Packing, compression and the connection overlap: while one segment is encoded on this thread, the ones before
+ * are compressed on the native pool and the ones before those are on the wire. At most `inFlightMax` segments exist at a
+ * time, so memory does not grow with the tree.
+ *
+ * @module
+ */
+import { pathToText } from "../base/path.ts";
+import { DroverError } from "../base/errors.ts";
+import { fromHex, toHex } from "../base/hex.ts";
+import type { Channel, ReceivedRecord } from "../net/mod.ts";
+import { DeltaEncoder, deltaSizeMax, type Extent, LargeDelta, OpList } from "../version/delta.ts";
+import type { Entry, VersionInfo } from "../version/entry.ts";
+import { diffManifests } from "../version/diff.ts";
+import { Manifest } from "../version/manifest.ts";
+import {
+  encodeMetadata,
+  encodeMetadataBody,
+  encodeTrailerBody,
+  metadataDigest,
+  packageDigest,
+  type PackageMetadata,
+  type PackageMode,
+  type Upsert,
+} from "../version/package.ts";
+import { makePart, type Part, probeSize, isIncompressible } from "../version/part.ts";
+import { planSegments } from "../version/plan.ts";
+import { encodeSegmentBody, type Piece, pieceSizeMax, type RawSegment, SegmentEncoder, segmentDigest } from "../version/segment.ts";
+import { chooseBases } from "./bases.ts";
+import { SEEK_DATA, SEEK_HOLE } from "./posix.ts";
+import { decodeDone, decodeReady, type Done, encodeMessage, recordType, remoteError } from "./protocol.ts";
+import type { Tree } from "./tree.ts";
+
+/** Segments that are being compressed or sent at a time. */
+const inFlightMax = 3;
+
+/** zstd levels for a fast and a slow wire, and the rate that divides them: 200 Mbit/s. */
+const fastLevel = 3;
+const slowLevel = 9;
+const slowBytesPerSecond = 25_000_000;
+
+/** Cost of a segment, smaller for a small package so that its parts overlap too. */
+const segmentCostMin = 2 << 20;
+const segmentCostMax = 8 << 20;
+
+/** What is to be sent. */
+export interface SendPlan {
+  mode: PackageMode;
+  /** What the receiver has; null makes the package complete in itself. */
+  from: { id: string; manifest: Manifest } | null;
+  to: { id: string; manifest: Manifest };
+  /** The way from a version that the receiver knows to `to`, oldest first. */
+  versions: VersionInfo[];
+  force: boolean;
+}
+
+/** What sending took. */
+export interface SendResult {
+  done: Done;
+  /** How many versions lie between what the receiver had and what it has. */
+  versions: number;
+  /** Created, changed and deleted paths. */
+  entries: number;
+  packSeconds: number;
+  sendSeconds: number;
+  /** Segments that the receiver still had from an attempt that was cut off. */
+  resumedSegments: number;
+}
+
+/** Sends the package and waits until the receiver has made it current. */
+export async function sendPackage(channel: Channel, tree: Tree, plan: SendPlan): Promise<SendResult> {
+  return await new Sender(channel, tree, plan).run();
+}
+
+class Sender {
+  readonly #channel: Channel;
+  readonly #tree: Tree;
+  readonly #plan: SendPlan;
+  readonly #reader: PieceReader;
+  readonly #replies: Replies;
+  #packMs = 0;
+  #sendMs = 0;
+  #sentBytes = 0;
+
+  constructor(channel: Channel, tree: Tree, plan: SendPlan) {
+    this.#channel = channel;
+    this.#tree = tree;
+    this.#plan = plan;
+    this.#reader = new PieceReader(tree);
+    this.#replies = new Replies(channel);
+  }
+
+  async run(): Promise<SendResult> {
+    const plan = this.#plan;
+    const started = performance.now();
+    const base = plan.from?.manifest ?? Manifest.empty;
+    const changes = diffManifests(base, plan.to.manifest, { collapse: true, regroup: false });
+    const upserts = chooseBases(this.#tree, changes, base, plan.mode);
+    const total = upserts.reduce((sum, { entry, sameContent }) => sum + (sameContent ? 0 : entry.size), 0);
+    const segments = planSegments(upserts, { costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 8)) });
+    const metadata: PackageMetadata = {
+      mode: plan.mode,
+      from: plan.from?.id ?? null,
+      to: plan.to.id,
+      versions: plan.versions,
+      segmentCount: segments.length,
+      treeEntries: plan.to.manifest.count,
+      treeBytes: plan.to.manifest.totals.bytes,
+      deletes: changes.filter(({ after }) => after === null).map(({ path }) => path),
+      upserts,
+    };
+    const chunks = encodeMetadata(metadata, base);
+    const chunkDigests = chunks.map(metadataDigest);
+    this.#packMs += performance.now() - started;
+    void this.#channel.send(recordType.offer, encodeMessage({ chunks: chunks.length, force: plan.force })).catch(() => {});
+    for (const [at, chunk] of chunks.entries()) {
+      const columns = await this.#part(chunk.columns, fastLevel, null);
+      const digest = chunkDigests[at] ?? new Uint8Array();
+      await this.#send(recordType.metadata, encodeMetadataBody({ columns, digests: chunk.digests, digest }));
+    }
+    const ready = decodeReady((await this.#replies.next(recordType.ready)).body);
+    const have = new Map(ready.have.map(({ index, digest }) => [index, digest]));
+    const digests = await this.#sendSegments(segments, upserts, base, have);
+    const digest = packageDigest(chunkDigests, digests);
+    const trailer = encodeTrailerBody({
+      segmentCount: segments.length,
+      root: plan.to.manifest.root(),
+      to: plan.to.id,
+      digest,
+    });
+    await this.#send(recordType.trailer, trailer);
+    const waiting = performance.now();
+    const done = decodeDone((await this.#replies.next(recordType.done)).body);
+    this.#sendMs += performance.now() - waiting;
+    return {
+      done,
+      versions: plan.versions.length,
+      entries: changes.length,
+      packSeconds: this.#packMs / 1000,
+      sendSeconds: this.#sendMs / 1000,
+      resumedSegments: have.size,
+    };
+  }
+
+  async #sendSegments(
+    segments: readonly Piece[][],
+    upserts: readonly Upsert[],
+    base: Manifest,
+    have: ReadonlyMap<number, string>,
+  ): Promise<Uint8Array[]> {
+    const digests: Uint8Array[] = [];
+    const flying: Promise<void>[] = [];
+    const total = segments.reduce((sum, pieces) => sum + pieces.reduce((bytes, { length }) => bytes + length, 0), 0);
+    let done = 0;
+    let order = Promise.resolve();
+    let failure: unknown = null;
+    for (const [index, pieces] of segments.entries()) {
+      const known = have.get(index);
+      if (known !== undefined) digests.push(fromHex(known));
+      else {
+        const started = performance.now();
+        const segment = this.#reader.encode(index, pieces, upserts, base);
+        digests.push(segmentDigest(segment));
+        this.#packMs += performance.now() - started;
+        const packed = this.#pack(segment);
+        packed.catch(() => {}); // awaited below, in order
+        order = order.then(async () => {
+          if (failure === null) await this.#send(recordType.segment, (await packed).body);
+        }).catch((error) => {
+          failure ??= error;
+        });
+        flying.push(order);
+        if (flying.length >= inFlightMax) {
+          const waiting = performance.now();
+          await flying.shift();
+          this.#sendMs += performance.now() - waiting;
+        } else await new Promise((resolve) => setTimeout(resolve, 0));
+      }
+      if (failure !== null) break;
+      this.#replies.check();
+      done += pieces.reduce((bytes, { length }) => bytes + length, 0);
+      this.#tree.context.progress?.({ phase: "send", done, total, unit: "bytes" });
+    }
+    const waiting = performance.now();
+    await order;
+    this.#sendMs += performance.now() - waiting;
+    if (failure !== null) throw await this.#replies.reason(failure);
+    return digests;
+  }
+
+  async #pack(segment: RawSegment): Promise<{ body: Uint8Array }> {
+    const level = this.#level();
+    const [ops, literals] = await Promise.all([
+      this.#part(segment.ops, level, null),
+      this.#part(segment.literals, level, null),
+    ]);
+    return encodeSegmentBody(segment, { ops, literals });
+  }
+
+  /** On a slow wire bytes cost more than the processor. */
+  #level(): number {
+    const seconds = this.#sendMs / 1000;
+    return seconds > 0.05 && this.#sentBytes / seconds < slowBytesPerSecond ? slowLevel : fastLevel;
+  }
+
+  async #part(raw: Uint8Array<ArrayBuffer>, level: number, prefix: Uint8Array | null): Promise<Part> {
+    if (raw.length === 0) return makePart(raw, null);
+    const { zstd } = this.#tree.context.native;
+    if (raw.length > 4 * probeSize) {
+      const start = raw.subarray(0, probeSize);
+      const probe = await zstd.compress(start, { level: 1 });
+      if (isIncompressible(start.length, probe.length)) {
+        const at = raw.length - probeSize;
+        const end = await zstd.compress(raw.subarray(at), { level: 1 });
+        if (isIncompressible(probeSize, end.length)) return makePart(raw, null);
+      }
+    }
+    return makePart(raw, await zstd.compress(raw, prefix === null ? { level } : { level, prefix }));
+  }
+
+  async #send(type: number, body: Uint8Array): Promise<void> {
+    this.#sentBytes += body.length;
+    try {
+      await this.#channel.send(type, body);
+    } catch (error) {
+      throw await this.#replies.reason(error);
+    }
+  }
+}
+
+/** What the other side says while this one is sending: an error may come at any time. */
+class Replies {
+  readonly #channel: Channel;
+  #next: Promise<ReceivedRecord>;
+  #failure: DroverError | null = null;
+
+  constructor(channel: Channel) {
+    this.#channel = channel;
+    this.#next = this.#receive();
+  }
+
+  #receive(): Promise<ReceivedRecord> {
+    const next = (async () => {
+      const record = await this.#channel.receive();
+      if (record === null) {
+        throw new DroverError("disconnected", `Cannot go on with ${this.#channel.peer}: it ended the connection`);
+      }
+      if (record.type === recordType.error) throw remoteError(record.body, this.#channel.peer);
+      return record;
+    })();
+    next.catch((error) => {
+      if (error instanceof DroverError) this.#failure = error;
+    });
+    return next;
+  }
+
+  /** The next record, which must be of this type. */
+  async next(type: number): Promise<ReceivedRecord> {
+    const record = await this.#next;
+    if (record.type !== type) {
+      throw new DroverError("protocol", `Cannot go on with ${this.#channel.peer}: record 0x${record.type.toString(16)} is out of turn`);
+    }
+    if (type !== recordType.done) this.#next = this.#receive();
+    return record;
+  }
+
+  /** Throws what the other side reported meanwhile. */
+  check(): void {
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  /** The other side's reason where it gave one before the connection broke, else what we saw. */
+  async reason(seen: unknown): Promise<unknown> {
+    const timeout = new Promise<void>((resolve) => setTimeout(resolve, 500));
+    await Promise.race([this.#next.then(() => {}, () => {}), timeout]);
+    return this.#failure !== null && this.#failure.code !== "disconnected" ? this.#failure : seen;
+  }
+}
+
+/** Reads pieces of content and makes segments of them. */
+class PieceReader {
+  readonly #tree: Tree;
+  readonly #encoder = new SegmentEncoder();
+  readonly #delta = new DeltaEncoder();
+  readonly #ops = new OpList();
+  #target = new Uint8Array(1 << 20);
+  #bases = new Uint8Array(1 << 20);
+  #large: { upsert: number; delta: LargeDelta; close: () => void } | null = null;
+
+  constructor(tree: Tree) {
+    this.#tree = tree;
+  }
+
+  encode(index: number, pieces: readonly Piece[], upserts: readonly Upsert[], base: Manifest): RawSegment {
+    try {
+      for (const piece of pieces) {
+        const upsert = upserts[piece.upsert];
+        if (upsert === undefined) throw new RangeError(`Cannot pack upsert ${piece.upsert}`);
+        this.#add(piece, upsert, base);
+      }
+      return this.#encoder.finish(index);
+    } finally {
+      this.#large?.close();
+      this.#large = null;
+    }
+  }
+
+  #add(piece: Piece, { entry, bases }: Upsert, manifest: Manifest): void {
+    const { libc, content } = this.#tree;
+    const fd = entry.digest === null ? null : content.open(entry.digest, entry.size);
+    if (fd === null) throw missing(this.#tree, entry);
+    try {
+      if (this.#target.length < piece.length) this.#target = new Uint8Array(Math.min(pieceSizeMax, piece.length * 2));
+      const target = this.#target.subarray(0, piece.length);
+      if (libc.pread(fd, target, piece.offset) !== piece.length) throw missing(this.#tree, entry);
+      const stat = libc.fstat(fd);
+      const extents = stat.blocks * 512 < stat.size ? dataExtents(libc, fd, piece) : null;
+      const sparse = extents !== null && !(extents.length === 1 && extents[0]?.length === piece.length);
+      const entries = bases.map((path) => manifest.get(path)).filter((found) => found !== null);
+      if (entries.length === 0 && !sparse) return this.#encoder.add(piece, target, null);
+      const input = sparse && extents !== null ? { target, extents } : { target };
+      const whole = piece.offset === 0 && piece.length === entry.size;
+      const small = entries.reduce((sum, { size }) => sum + size, 0) <= deltaSizeMax / 2;
+      if (entries.length === 0) this.#delta.encode({ ...input, bases: [] }, this.#ops);
+      else if (whole && small) this.#delta.encode({ ...input, bases: this.#readBases(entries) }, this.#ops);
+      else this.#largeDelta(piece, entries[0]).encode({ ...input, offset: piece.offset }, this.#ops);
+      this.#encoder.add(piece, target, this.#ops);
+    } finally {
+      libc.close(fd);
+    }
+  }
+
+  #readBases(entries: readonly Entry[]): Uint8Array[] {
+    const { libc, content } = this.#tree;
+    const total = entries.reduce((sum, { size }) => sum + size, 0);
+    if (this.#bases.length < total) this.#bases = new Uint8Array(total * 2);
+    this.#delta.forget();
+    let at = 0;
+    return entries.map((entry) => {
+      const bytes = this.#bases.subarray(at, at + entry.size);
+      at += entry.size;
+      const fd = entry.digest === null ? null : content.open(entry.digest, entry.size);
+      if (fd === null) throw missing(this.#tree, entry);
+      try {
+        if (libc.pread(fd, bytes, 0) !== entry.size) throw missing(this.#tree, entry);
+      } finally {
+        libc.close(fd);
+      }
+      return bytes;
+    });
+  }
+
+  /** Pieces of one file follow each other; they share what was learnt about its base. */
+  #largeDelta(piece: Piece, base: Entry | undefined): LargeDelta {
+    if (this.#large?.upsert === piece.upsert) return this.#large.delta;
+    this.#large?.close();
+    this.#large = null;
+    const { libc, content } = this.#tree;
+    const fd = base === undefined || base.digest === null ? null : content.open(base.digest, base.size);
+    if (fd === null || base === undefined) throw new DroverError("corrupt", "Cannot pack: the content of a base is gone");
+    const reader = {
+      size: base.size,
+      read: (offset: number, length: number) => {
+        const bytes = new Uint8Array(length);
+        if (libc.pread(fd, bytes, offset) !== length) throw missing(this.#tree, base);
+        return bytes;
+      },
+    };
+    const delta = new LargeDelta(reader, this.#delta);
+    this.#large = { upsert: piece.upsert, delta, close: () => libc.close(fd) };
+    return delta;
+  }
+}
+
+/** Where a sparse file has data, within one piece and relative to it. */
+function dataExtents(
+  libc: Tree["libc"],
+  fd: number,
+  piece: Piece,
+): Extent[] {
+  const end = piece.offset + piece.length;
+  const extents: Extent[] = [];
+  for (let at = piece.offset; at < end;) {
+    const start = libc.seek(fd, at, SEEK_DATA);
+    if (start < 0 || start >= end) break;
+    const hole = libc.seek(fd, start, SEEK_HOLE);
+    const stop = hole < 0 ? end : Math.min(hole, end);
+    extents.push({ offset: start - piece.offset, length: stop - start });
+    at = stop;
+  }
+  return extents;
+}
+
+function missing(tree: Tree, entry: Entry): DroverError {
+  return new DroverError(
+    "corrupt",
+    `Cannot pack "${pathToText(entry.path)}": its content (sha256 ${entry.digest === null ? "?" : toHex(entry.digest).slice(0, 12)}) is not in the store`,
+    { hint: `drover fs verify ${tree.name}` },
+  );
+}
+
