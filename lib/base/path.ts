@@ -25,7 +25,8 @@ export const rootPath: BytePath = "" as BytePath;
 export function pathFromBytes(bytes: Uint8Array): BytePath {
   let path = "";
   for (let at = 0; at < bytes.length; at += 4096) {
-    path += String.fromCharCode(...bytes.subarray(at, at + 4096));
+    // `apply` takes the typed array as it is, several times faster than spreading it.
+    path += String.fromCharCode.apply(null, bytes.subarray(at, at + 4096) as unknown as number[]);
   }
   return path as BytePath;
 }

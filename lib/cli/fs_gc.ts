@@ -29,7 +29,7 @@ export function define(command: Command, run: RunCommand): void {
     { keep }: Options,
   ) =>
     run(async (terminal) => {
-      const result = await withTree(terminal, dir, (tree) => tree.gc({ keep }));
+      const result = await withTree(terminal, dir, (tree, trees) => trees.collectGarbage(tree, { keep }));
       terminal.line(
         `${formatCount(result.dropped.length, "version", "versions")} dropped, ${
           formatBytes(result.bytesFreed)

@@ -23,7 +23,7 @@ Example:
 export function define(command: Command, run: RunCommand): void {
   command.argument("<dir>").action((dir: string) =>
     run(async (terminal) => {
-      const versions = await withTree(terminal, dir, (tree) => Promise.resolve(tree.log()));
+      const versions = await withTree(terminal, dir, (tree) => tree.log());
       const rows = versions.map((version) => [
         shortVersion(version.id),
         formatTime(version.time),

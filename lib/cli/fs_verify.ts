@@ -22,7 +22,11 @@ Example:
 export function define(command: Command, run: RunCommand): void {
   command.argument("<dir>").action((dir: string) =>
     run(async (terminal) => {
-      const { ok, checked, bytes, findings } = await withTree(terminal, dir, (tree) => tree.verify());
+      const { ok, checked, bytes, findings } = await withTree(
+        terminal,
+        dir,
+        (tree, trees) => trees.verifyTree(tree),
+      );
       for (const finding of findings) {
         terminal.line(`${finding.path}: ${finding.message} (${finding.rule})`);
         terminal.object(finding);

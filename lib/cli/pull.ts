@@ -2,7 +2,7 @@
 import { type Command, Option } from "commander";
 import type { Capture, Profile } from "../tree/mod.ts";
 import type { RunCommand } from "./registry.ts";
-import { directoryArgument, keyArgument, resolveArgument, withContext } from "./session.ts";
+import { allowArgument, directoryArgument, keyArgument, resolveArgument, withContext } from "./session.ts";
 import { printTransfer } from "./transfer.ts";
 
 export const usage = `Usage: drover pull drover://HOST[:PORT]/NAME DIR [OPTION]...
@@ -18,6 +18,8 @@ Options:
       --theirs                where versions diverged, this side follows the node
       --capture overlay|scan  for a DIR that is created: as in \`drover fs init\`
       --profile fast|portable for a DIR that is created: as in \`drover fs init\`
+      --allow-devices         take device nodes from the node; default: a package with one is refused
+      --allow-security-xattrs take security.* and trusted.* attributes from the node; default: refused
       --json                  print {"from", "to", "versions", "bytesSent", "bytesReceived", "seconds", …}, as push
   -h, --help                  this text
 
@@ -34,6 +36,8 @@ interface Options {
   theirs?: boolean;
   capture?: Capture;
   profile?: Profile;
+  allowDevices?: boolean;
+  allowSecurityXattrs?: boolean;
 }
 
 export function define(command: Command, run: RunCommand): void {
@@ -41,6 +45,7 @@ export function define(command: Command, run: RunCommand): void {
     .option("--theirs")
     .addOption(new Option("--capture <how>").choices(["overlay", "scan"]))
     .addOption(new Option("--profile <name>").choices(["fast", "portable"]))
+    .option("--allow-devices").option("--allow-security-xattrs")
     .action((address: string, dir: string, options: Options) =>
       run(async (terminal) => {
         const path = directoryArgument(dir);
@@ -55,6 +60,7 @@ export function define(command: Command, run: RunCommand): void {
             key,
             dir: path,
             commit,
+            allow: allowArgument(options),
             ...(resolve === undefined ? {} : { resolve }),
             ...(capture === undefined ? {} : { capture }),
             ...(profile === undefined ? {} : { profile }),

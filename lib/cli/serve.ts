@@ -2,7 +2,7 @@
 import { type Command, Option } from "commander";
 import type { Capture, Profile } from "../tree/mod.ts";
 import type { RunCommand } from "./registry.ts";
-import { directoryArgument, keyArgument, withContext } from "./session.ts";
+import { allowArgument, keyArgument, withContext } from "./session.ts";
 
 export const usage = `Usage: drover serve [OPTION]...
 
@@ -22,7 +22,7 @@ Options:
       --profile fast|portable  for trees that a push creates: as in \`drover fs init\`
       --allow-devices          take device nodes from peers; default: a package with one is refused
       --allow-security-xattrs  take security.* and trusted.* attributes from peers; default: refused
-      --json                   print {"listening", "root", "authenticated"} when peers can connect
+      --json                   print {"listening", "root", "authenticated"} when peers can connect, then {"event"} lines
   -h, --help                   this text
 
 Example:
@@ -47,7 +47,6 @@ export function define(command: Command, run: RunCommand): void {
     .option("--allow-devices").option("--allow-security-xattrs")
     .action((options: Options) =>
       run(async (terminal) => {
-        const root = directoryArgument(options.root);
         const key = await keyArgument(options.key);
         if (key === null) {
           terminal.warning("no key: listening on loopback only, for programs of this user");
@@ -67,11 +66,8 @@ export function define(command: Command, run: RunCommand): void {
             serve(context, {
               ...(options.listen === undefined ? {} : { address: options.listen }),
               key,
-              root,
-              allow: {
-                devices: options.allowDevices ?? false,
-                securityXattrs: options.allowSecurityXattrs ?? false,
-              },
+              root: options.root,
+              allow: allowArgument(options),
               ...(options.capture === undefined ? {} : { capture: options.capture }),
               ...(options.profile === undefined ? {} : { profile: options.profile }),
               signal: stop.signal,
@@ -79,7 +75,12 @@ export function define(command: Command, run: RunCommand): void {
                 terminal.line(`listening on ${address}, trees in ${root}`);
                 terminal.object({ listening: address, root, authenticated: key !== null });
               },
-            }));
+            }), {
+            log: (line) => {
+              terminal.note(line);
+              terminal.object({ event: line });
+            },
+          });
         } finally {
           forget();
         }

@@ -4,7 +4,6 @@
  *
  * @module
  */
-import { basename, dirname, join, resolve } from "node:path";
 import { DroverError } from "../base/errors.ts";
 import { type BytePath, pathFromText } from "../base/path.ts";
 import type { ClusterKey } from "../net/mod.ts";
@@ -15,13 +14,15 @@ import type { Terminal } from "./terminal.ts";
 /** The functions of the tree room. */
 export type Trees = typeof import("../tree/mod.ts");
 
-/** The functions of the net room. */
-export type Net = typeof import("../net/mod.ts");
-
-/** Runs `work` with a context and the tree functions. */
+/**
+ * Runs `work` with a context and the tree functions.
+ *
+ * @param options `log`: what to do with lines about something unusual; by default they are warnings.
+ */
 export async function withContext<T>(
   terminal: Terminal,
   work: (context: TreeContext, trees: Trees) => T | Promise<T>,
+  options: { log?: (line: string) => void } = {},
 ): Promise<T> {
   const [{ openContext }, trees] = await Promise.all([
     import("../daemon/context.ts"),
@@ -30,7 +31,8 @@ export async function withContext<T>(
   const reporter = terminal.json ? null : openProgress((text) => terminal.raw(text));
   const log = (line: string): void => {
     reporter?.end();
-    terminal.warning(line);
+    if (options.log === undefined) terminal.warning(line);
+    else options.log(line);
   };
   try {
     return await work(openContext(reporter === null ? { log } : { log, progress: reporter.event }), trees);
@@ -43,32 +45,19 @@ export async function withContext<T>(
 export function withTree<T>(
   terminal: Terminal,
   directory: string,
-  work: (tree: Tree) => Promise<T>,
+  work: (tree: Tree, trees: Trees) => T | Promise<T>,
 ): Promise<T> {
   const path = directoryArgument(directory);
   return withContext(terminal, async (context, trees) => {
     await using tree = await trees.openTree(context, path);
-    return await work(tree);
+    return await work(tree, trees);
   });
 }
 
-/**
- * A directory from the command line, absolute, without symlinks on the way. It need not exist, nor its
- * last component.
- */
+/** A directory from the command line; the tree room makes it absolute. */
 export function directoryArgument(text: string): BytePath {
   if (text === "") throw new DroverError("usage", 'Cannot use "" as a directory: it is empty');
-  const path = resolve(text);
-  return pathFromText(realPath(text) ?? join(realPath(dirname(path)) ?? dirname(path), basename(path)));
-}
-
-function realPath(path: string): string | null {
-  try {
-    return Deno.realPathSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
-    throw error;
-  }
+  return pathFromText(text);
 }
 
 /** The cluster key: from `--key FILE`, else from the file that `DROVER_KEY` names, else none. */
@@ -77,6 +66,13 @@ export async function keyArgument(file: string | undefined): Promise<ClusterKey 
   if (path === undefined || path === "") return null;
   const { readKey } = await import("../net/mod.ts");
   return await readKey(path);
+}
+
+/** What may come from a peer that an ordinary user could not make: nothing unless it was said. */
+export function allowArgument(
+  options: { allowDevices?: boolean; allowSecurityXattrs?: boolean },
+): { devices: boolean; securityXattrs: boolean } {
+  return { devices: options.allowDevices ?? false, securityXattrs: options.allowSecurityXattrs ?? false };
 }
 
 /** A positive whole number from the command line. */

@@ -109,9 +109,9 @@ export function errorText(error: unknown): string {
   return clauses.join(": ");
 }
 
-/** Lowers the first letter, but leaves words like "ENOSPC" and "TLS" alone. */
+/** Lowers the first letter, but leaves words like "ENOSPC" and "TypeError" alone. */
 function lowerFirst(text: string): string {
-  return /^[A-Z](?![A-Z0-9])/.test(text) ? text.charAt(0).toLowerCase() + text.slice(1) : text;
+  return /^[A-Z](?!\w*[A-Z0-9])/.test(text) ? text.charAt(0).toLowerCase() + text.slice(1) : text;
 }
 
 function hintOf(error: unknown): string | undefined {

@@ -6,10 +6,10 @@
  *
  * @module
  */
-import * as fs from "node:fs";
-import { type BytePath, joinPath, pathFromBytes, pathFromText, pathToText } from "../base/path.ts";
+import { type BytePath, joinPath, pathFromText, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import type { Channel, Listener } from "../net/mod.ts";
+import { Beneath } from "./beneath.ts";
 import type { Capture, Profile, TreeContext } from "./context.ts";
 import { createEmptyTree } from "./init.ts";
 import { absolutePath, findTree, openTree } from "./locate.ts";
@@ -49,8 +49,9 @@ export async function serveTrees(context: TreeContext, options: NodeOptions): Pr
 /** Mounts every tree below `root` that a reboot took away, and finishes what a crash left. */
 async function mountAll(context: TreeContext, root: BytePath): Promise<void> {
   const dirs = new Set<BytePath>(new Registry(context.home).list().map(({ dir }) => dir).filter((dir) => dir.startsWith(`${root}/`)));
-  for (const name of fs.readdirSync(pathToText(root), { encoding: "buffer" })) {
-    const state = /^\.(.+)\.drover$/.exec(pathFromBytes(name));
+  using place = Beneath.open(context.native.libc, root);
+  for (const { name } of place.list(rootPath)) {
+    const state = /^\.(.+)\.drover$/s.exec(name);
     if (state !== null) dirs.add(joinPath(root, state[1] as BytePath));
   }
   for (const dir of dirs) {

@@ -271,12 +271,13 @@ class PackageReceiver {
           segmentCount: this.#metadata.segmentCount,
           upserts: this.#metadata.upserts,
         });
+        const digest = body.digest.slice(); // the body's memory is given back
         const raw = unpackSegment(this.#tree, body);
         raw.catch(() => {}); // awaited in order below
         writing = writing.then(async () => {
           if (failure !== null) return;
           const segment = await raw;
-          await this.#timed(() => this.#write(replay, sink, done, segment, body.digest));
+          await this.#timed(() => this.#write(replay, sink, done, segment, digest));
           this.#channel.recycle(record.body);
         }).catch((error) => {
           failure ??= error;
@@ -343,7 +344,7 @@ class PackageReceiver {
     const last = metadata.versions.at(-1) ?? store.version(metadata.to);
     if (last === null || last === undefined) throw new FormatError("version.chain", -1, "Cannot use the package: it names no version");
     await this.#tree.exclusively(async (live) => {
-      if (live.changes.length > 0) throw uncommitted(this.#tree.name, live.changes, "bring a new version to");
+      if (live.changes.length > 0 && store.pointers.head !== null) throw uncommitted(this.#tree.name, live.changes, "bring a new version to");
       const below = metadata.from === null ? [] : store.version(metadata.from)?.stack ?? [];
       const version: StoredVersion = { ...last, stack: store.setup.capture === "scan" ? [] : [...below, layer] };
       const history = metadata.versions.slice(0, -1).map((known) => ({ ...known, stack: null }));

@@ -12,7 +12,7 @@ import { DroverError } from "../base/errors.ts";
 import type { Change, VersionInfo } from "../version/entry.ts";
 import { describeChange, diffManifests, pairRenames } from "../version/diff.ts";
 import { versionId } from "../version/history.ts";
-import type { Manifest } from "../version/manifest.ts";
+import { Manifest } from "../version/manifest.ts";
 import type { Libc } from "../../ffi/mod.ts";
 import { Beneath } from "./beneath.ts";
 import { Breath } from "./breath.ts";
@@ -224,6 +224,11 @@ export class Tree implements AsyncDisposable {
   /** What the tree holds now, against its head. */
   async live(): Promise<LiveState> {
     const { setup, pointers } = this.store;
+    if (pointers.head === null && setup.capture === "overlay") {
+      // Made for a version that has not come yet: there is nothing to look at.
+      const captured = { manifest: Manifest.empty, content: [], seen: [], hashed: 0, apart: [] };
+      return { captured, head: Manifest.empty, changes: [] };
+    }
     const head = this.store.manifestOf(pointers.head);
     const seen: ReadonlyMap<BytePath, Seen> = this.store.readSeen();
     const common = { now: this.context.now, seen, progress: this.context.progress, owners: setup.owners };

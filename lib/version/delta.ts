@@ -456,7 +456,8 @@ class GlobalIndex {
   readonly #step: number;
   readonly #table = new Int32Array(1 << globalTableBits);
   #blockStart = -1;
-  #block: Uint8Array = new Uint8Array(0);
+  readonly #buffer = new Uint8Array(globalBlockSize);
+  #block: Uint8Array = this.#buffer.subarray(0, 0);
 
   constructor(base: BaseReader) {
     this.#base = base;
@@ -559,7 +560,10 @@ class GlobalIndex {
   #blockAt(offset: number): Uint8Array {
     const start = offset - offset % globalBlockSize;
     if (start !== this.#blockStart) {
-      this.#block = this.#base.read(start, Math.min(globalBlockSize, this.#base.size - start));
+      const size = Math.min(globalBlockSize, this.#base.size - start);
+      // A copy, as the reader may use its bytes for the next read.
+      this.#buffer.set(this.#base.read(start, size));
+      this.#block = this.#buffer.subarray(0, size);
       this.#blockStart = start;
     }
     return this.#block;

@@ -26,6 +26,7 @@ Deno.test("errorText() lowers the first letter, drops the full stop, joins the c
 
 Deno.test("errorText() leaves an abbreviation in capitals and says a clause once", () => {
   assert.equal(errorText(new Error("TLS failed")), "TLS failed");
+  assert.equal(errorText(new Error("TypeError: no")), "TypeError: no");
   assert.equal(
     errorText(new Error("Cannot open: ENOENT", { cause: new Error("ENOENT") })),
     "cannot open: ENOENT",

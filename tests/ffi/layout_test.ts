@@ -6,14 +6,18 @@ import { identitySymbols, libraryVersion, symbols } from "../../ffi/symbols.ts";
 
 const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url));
 
+const path = openNative().path;
+
 /** What the library says, line by line. */
 function libraryLayout(): Map<string, [offset: number, size: number]> {
-  const { symbols: library } = Deno.dlopen(openNative().path, identitySymbols);
+  const loaded = Deno.dlopen(path, identitySymbols);
+  const library = loaded.symbols;
   const room = new Uint8Array(8192);
   const size = library.drover_layout(room, BigInt(room.length));
   assert.ok(size > 0);
   assert.equal(library.drover_layout(room, 40n), -34, "too small a buffer is ERANGE");
   library.drover_layout(room, BigInt(room.length));
+  loaded.close();
   const text = new TextDecoder().decode(room.subarray(0, size));
   assert.equal(text, layout.layoutText());
   return new Map(

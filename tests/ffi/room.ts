@@ -4,6 +4,9 @@ import { openNative } from "../../ffi/mod.ts";
 import { type BytePath, pathFromText } from "../../lib/base/path.ts";
 import { O, type Room } from "./suite.ts";
 
+// At the top level: Deno 2.4 takes a library that a test loads for a leak.
+const { libc } = openNative();
+
 /** Whether this process may chown, mknod and set `trusted.` attributes. */
 export const isRoot = Deno.uid() === 0;
 
@@ -14,7 +17,6 @@ export interface DiskRoom extends Room {
 
 /** A fresh directory on a disk (not tmpfs, where overlays and O_DIRECT differ). */
 export function diskRoom(): DiskRoom {
-  const { libc } = openNative();
   const directory = Deno.makeTempDirSync({ dir: "/var/tmp", prefix: "drover-ffi-test-" });
   const path = pathFromText(directory);
   const dir = libc.open(-100, path, O.RDONLY | O.DIRECTORY);

@@ -44,7 +44,8 @@ export const oddNames: readonly BytePath[] = [
   pathFromText("..."),
 ];
 
-export const text = (value: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(value);
+export const text = (value: string): Uint8Array<ArrayBuffer> =>
+  new Uint8Array(new TextEncoder().encode(value));
 
 /** Runs `action` and checks that it throws a NativeError with this code. */
 export function throwsCode(code: string, action: () => unknown): void {

@@ -1,5 +1,6 @@
 /** Compression through the library, and the same promises kept by the simulated one. */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { createFakeNative } from "../../ffi/fake.ts";
 import { openNative } from "../../ffi/mod.ts";
 import { FormatError } from "../../lib/base/errors.ts";
@@ -28,7 +29,7 @@ for (
   const [name, zstd] of [["NativeZstd", openNative().zstd], ["FakeZstd", createFakeNative().zstd]] as const
 ) {
   Deno.test(`${name}: a frame gives back what went in, at every level and size`, async () => {
-    for (const size of [0, 1, 4095, 4096, 300_000]) {
+    for (const size of [0, 1, 4095, 4096, 150_000]) {
       const input = bytes(size, size + 1, 20);
       for (const level of [1, 3, 9, 19]) {
         const frame = await zstd.compress(input, { level });
@@ -118,7 +119,8 @@ Deno.test("NativeZstd: a prefix makes a small change a small frame, near or far"
     for (const at of [3, size >> 1, size - 1]) input[at] = (input[at] ?? 0) ^ 0x55;
     const frame = await zstd.compress(input, { level: 3, prefix });
     assert.ok(frame.length < 200 + size / 1000, `${frame.length} bytes for ${size}`);
-    assert.deepEqual(await zstd.decompress(frame, { size, prefix }), input);
+    const output = await zstd.decompress(frame, { size, prefix });
+    assert.equal(Buffer.compare(output, input), 0);
   }
 });
 

@@ -249,10 +249,21 @@ function compare(left: Uint8Array, right: Uint8Array): number {
   return -1;
 }
 
-/** A base that exists only where it is read; it fails the test when asked for much at once. */
+/**
+ * A base that exists only where it is read; it fails the test when asked for much at once, and spoils what it gave
+ * before.
+ */
 class VirtualBase implements BaseReader {
   readonly size: number;
+  #last = new Uint8Array(0);
+
   read(offset: number, length: number): Uint8Array {
+    this.#last.fill(0xaa);
+    this.#last = this.content(offset, length);
+    return this.#last;
+  }
+
+  content(offset: number, length: number): Uint8Array<ArrayBuffer> {
     assert.ok(offset >= 0 && offset + length <= this.size, "the reader stays within the base");
     assert.ok(length <= 26 << 20, `one read of ${length} bytes`);
     const start = offset - offset % 4;
@@ -269,7 +280,7 @@ function largeRound(size: number, pieces: { offset: number; parts: [number, numb
   const large = new LargeDelta(base, new DeltaEncoder());
   return pieces.map(({ offset, parts }, index) => {
     const target = join(
-      ...parts.map(([place, length]) => place < 0 ? bigContent(length, 500 + index) : base.read(place, length)),
+      ...parts.map(([place, length]) => place < 0 ? bigContent(length, 500 + index) : base.content(place, length)),
     );
     const ops = new OpList();
     large.encode({ target, offset }, ops);
@@ -281,7 +292,7 @@ function largeRound(size: number, pieces: { offset: number; parts: [number, numb
         const place = ops.offsets[op] ?? 0;
         for (let done = 0; done < length; done += 1 << 20) {
           const part = Math.min(1 << 20, length - done);
-          assert.equal(compare(base.read(place + done, part), target.subarray(at + done, at + done + part)), -1);
+          assert.equal(compare(base.content(place + done, part), target.subarray(at + done, at + done + part)), -1);
         }
       }
       at += length;
@@ -300,7 +311,8 @@ Deno.test("LargeDelta.encode() follows a shifted file of 200 MB, and finds a blo
     { offset: 20 * mib, parts: [[170 * mib + 5, 4 * mib]] }, // everything from far away
     { offset: 40 * mib, parts: [[-1, 2 * mib]] }, // nothing known
   ]).map((ops) => ops.total(opLiteral));
-  assert.deepEqual(literals.map((count, at) => count < [1200, 5200, 400, 400, 2 * mib + 1][at]!), Array(5).fill(true), `${literals}`);
+  const bounds = [1200, 5200, 400, 400, 2 * mib];
+  literals.forEach((count, at) => assert.ok(count <= (bounds[at] ?? 0), `${count} literals in piece ${at}`));
   assert.equal(literals[4], 2 * mib);
 });
 

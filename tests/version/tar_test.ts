@@ -193,7 +193,7 @@ function awkward(): { item: TarEntryItem; content: Bytes }[] {
     plain(entry("", "directory", { ...time, mode: 0o750 })),
     full(file("-rf", "", time), text("dash")),
     full(file(".wh.real", "", time), text("an ordinary name")),
-    plain(file("empty", "", { ...time, mode: 0 })),
+    plain(file("empty", "", { ...time, mode: isRoot ? 0 : 0o400 })),
     full(file("exactly-512", "", time), new Random(5).bytes(512)),
     full(file("file", "", { ...time, mode: isRoot ? 0o4711 : 0o711 }), text("content\n")),
     ...isRoot
