@@ -32,9 +32,53 @@
  * @module
  */
 export { type DroverCode, DroverError, FormatError } from "./lib/base/errors.ts";
-export * from "./lib/base/path.ts";
+export { type BytePath, pathFromBytes, pathFromText, pathToBytes, pathToText } from "./lib/base/path.ts";
 export * from "./ffi/mod.ts";
 export * from "./lib/net/mod.ts";
 export * from "./lib/stream/mod.ts";
-export * from "./lib/tree/mod.ts";
-export * from "./lib/version/mod.ts";
+export {
+  type Allowance,
+  type Capture,
+  type ChangeLine,
+  type CheckoutResult,
+  collectGarbage,
+  type CommitResult,
+  deinitTree,
+  type GcResult,
+  type InitOptions,
+  initTree,
+  listTrees,
+  type NodeOptions,
+  openTree,
+  type Phases,
+  type Profile,
+  type ProgressEvent,
+  type PullOptions,
+  type PullResult,
+  pullTree,
+  type PushMode,
+  type PushOptions,
+  type PushResult,
+  pushTree,
+  recordLimits,
+  type Resolve,
+  serveTrees,
+  Tree,
+  type TreeContext,
+  type TreeListing,
+  type TreeStatus,
+  type VerifyFinding,
+  type VerifyResult,
+  verifyTree,
+  type VersionLine,
+} from "./lib/tree/mod.ts";
+export type { Change, Entry, EntryKind, EntryXattr, VersionInfo } from "./lib/version/entry.ts";
+export {
+  type ChangeAspect,
+  type ChangeDescription,
+  describeChange,
+  diffManifests,
+  type DiffOptions,
+} from "./lib/version/diff.ts";
+export { versionId } from "./lib/version/history.ts";
+export { type LinkGroup, Manifest, type ManifestTotals } from "./lib/version/manifest.ts";

@@ -29,8 +29,8 @@ const insideVariable = "DROVER_DEMO_INSIDE";
 
 /** Where a Debian system has files of many kinds; the first ones that together make enough. */
 const treeSources = ["/usr/include", "/usr/lib/python3", "/usr/share/perl", "/usr/lib/gcc", "/usr/share/doc"];
-const treeBytesMin = 24e6;
-const treeBytesMax = 60e6;
+const treeBytesMin = 20e6;
+const treeBytesMax = 36e6;
 
 /** ELFM's Figure 5, after both other nodes got the first version. */
 const route: readonly [NodeName, NodeName][] = [["A", "B"], ["B", "C"], ["C", "B"], ["B", "A"]];
@@ -143,7 +143,7 @@ class Node {
     drain().catch(() => {});
   }
 
-  /** Ends the server and gives the plain directory back. */
+  /** Ends the server and takes the mount away; the directory can be removed then. */
   async close(): Promise<void> {
     try {
       this.#server?.kill("SIGTERM");
@@ -152,7 +152,7 @@ class Node {
     }
     await this.#server?.status;
     this.#server = undefined;
-    await this.drover("fs", "deinit", this.tree).catch(() => {});
+    await this.drover("fs", "unmount", this.tree).catch(() => {});
   }
 }
 
@@ -251,7 +251,9 @@ async function demo(options: Options, folder: string, nodes: Node[]): Promise<nu
   console.log(
     tree.capture === "overlay"
       ? `capture: overlay, profile ${tree.profile}, as ${who()}: changes are read from the overlay's upper directory`
-      : `capture: scan, as ${who()}: no overlay can be mounted here, so changes are found by comparing`,
+      : `capture: scan, as ${who()}: ${
+        options.capture === "scan" ? "" : "no overlay can be mounted here, so "
+      }changes are found by comparing`,
   );
   await Promise.all(nodes.map((node) => node.serve(how)));
 

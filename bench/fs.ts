@@ -370,9 +370,9 @@ class Hop {
       this.#add(own, run, sample, detailsOf(push, first));
       same(`${name}: drover`, source, `${node.root}/tree`, hash);
     } finally {
-      link.shape(true);
       await node.stop();
       scratch.clear("drover");
+      link.shape(true);
     }
   }
 

@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { onInterrupt } from "./cleanup.ts";
 import { isRoot } from "./scratch.ts";
 import { outputOf, toolExists } from "./process.ts";
 
@@ -61,10 +62,18 @@ function namespaces(rate: number): Link | null {
     device: `drv${id}b`,
     host: `10.213.${id % 256}.2`,
   }] as const;
-  const close = (): void => {
+  const remove = (): void => {
     for (const { space } of ends) outputOf(["ip", "netns", "del", space], { okCodes: [0, 1] });
   };
+  const forget = onInterrupt(remove);
+  const close = (): void => {
+    forget();
+    remove();
+  };
+  let limited = false;
   const limit = (on: boolean): void => {
+    if (limited === on) return;
+    limited = on;
     for (const { space, device } of ends) {
       const qdisc = ["ip", "netns", "exec", space, "tc", "qdisc"];
       if (on) {

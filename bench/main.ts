@@ -4,6 +4,8 @@
  * @module
  */
 
+import { cleanUpOnSignals } from "./cleanup.ts";
+
 /** A bench: its question, and the module that answers it with `main(args)`. */
 interface Bench {
   question: string;
@@ -38,6 +40,7 @@ if (import.meta.main) {
     console.error(`Usage: deno task bench NAME [OPTION]...\n\n${list}\n\nNAME --help shows the options.`);
     Deno.exitCode = name === "" || name === "--help" || name === "-h" ? 0 : 2;
   } else {
+    cleanUpOnSignals();
     try {
       Deno.exitCode = await (await bench.load()).main(args);
     } catch (error) {

@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { onInterrupt } from "./cleanup.ts";
 
 /** How to start a program. */
 export interface RunOptions {
@@ -103,6 +104,7 @@ export class Background {
   #ended: Deno.CommandStatus | undefined;
   #watch: ReturnType<typeof setInterval> | undefined;
   #memoryPeak = 0;
+  readonly #forget: () => void;
 
   /** @param command program and arguments; @param log file that takes what it prints. */
   constructor(command: readonly string[], log: string, options: RunOptions = {}) {
@@ -117,6 +119,7 @@ export class Background {
       stderr: "null",
     }).spawn();
     this.#child.status.then((status) => this.#ended = status);
+    this.#forget = onInterrupt(() => this.#signal("SIGTERM"));
     this.#watch = setInterval(() => this.#sample(), 50);
   }
 
@@ -153,16 +156,21 @@ export class Background {
   async stop(): Promise<void> {
     this.#sample();
     clearInterval(this.#watch);
+    this.#forget();
     this.#watch = undefined;
     if (this.#ended !== undefined) return;
-    const kill = setTimeout(() => this.#child.kill("SIGKILL"), 10_000);
+    const kill = setTimeout(() => this.#signal("SIGKILL"), 10_000);
+    this.#signal("SIGTERM");
+    await this.#child.status;
+    clearTimeout(kill);
+  }
+
+  #signal(signal: Deno.Signal): void {
     try {
-      this.#child.kill("SIGTERM");
+      this.#child.kill(signal);
     } catch (error) {
       if (!(error instanceof TypeError)) throw error; // it has ended just now
     }
-    await this.#child.status;
-    clearTimeout(kill);
   }
 
   #sample(): void {

@@ -3,17 +3,20 @@
  *
  * @module
  */
+import { onInterrupt } from "./cleanup.ts";
 import { outputOf } from "./process.ts";
 
 /** A directory that is removed by `dispose`. */
 export class Scratch implements Disposable {
   /** Absolute path. */
   readonly path: string;
+  readonly #forget: () => void;
 
   /** @param parent where to make it; default /var/tmp, which is on a disk. */
   constructor(parent = "/var/tmp") {
     Deno.mkdirSync(parent, { recursive: true });
     this.path = Deno.makeTempDirSync({ dir: Deno.realPathSync(parent), prefix: "drover-bench-" });
+    this.#forget = onInterrupt(() => this.#remove());
   }
 
   /** A path in it. */
@@ -44,6 +47,11 @@ export class Scratch implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#forget();
+    this.#remove();
+  }
+
+  #remove(): void {
     unmountBelow(this.path);
     outputOf(["rm", "-rf", "--one-file-system", this.path]);
   }

@@ -301,7 +301,8 @@ function changeMore(maker: Maker, random: Random, percent: number, report: Mutat
   const moved = leaves[random.below(leaves.length)];
   if (moved === undefined) return;
   const to = maker.freshPath(`${parentOf(moved)}/${drawWord(random)}_moved`, "", random);
-  Deno.renameSync(`${maker.dir}/${moved}`, `${maker.dir}/${to}`);
+  // As people do: an overlay without redirect_dir refuses rename(2) of a lower directory, and mv(1) copies it.
+  outputOf(["mv", "-T", "--", `${maker.dir}/${moved}`, `${maker.dir}/${to}`]);
   maker.forgetBelow(moved, to);
   report.renamed++;
 }

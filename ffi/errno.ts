@@ -86,6 +86,7 @@ export function errnoText(errno: number): string {
  * The message says what could not be done to what, then why: `Cannot open "a/b": No such file or directory (ENOENT)`.
  */
 export class NativeError extends Error {
+  /** Always "NativeError". */
   override name = "NativeError";
   /** Name of the errno, for programs: `ENOENT`. */
   readonly code: string;
@@ -96,7 +97,7 @@ export class NativeError extends Error {
   /** The path, where one was given. */
   readonly path: BytePath | undefined;
 
-  /** @param errno positive; @param syscall what was tried, as a verb: "open"; @param path what it was tried on. */
+  /** Makes the message, too. @param errno positive; @param syscall what was tried, as a verb: "open"; @param path what it was tried on. */
   constructor(errno: number, syscall: string, path?: BytePath) {
     const object = path === undefined ? "" : ` "${pathToText(path)}"`;
     super(`Cannot ${syscall}${object}: ${errnoText(errno)} (${errnoName(errno)})`);

@@ -108,7 +108,7 @@ export class FakeLibc implements Libc {
   readonly #root: Node;
   readonly #open = new Map<number, OpenFile>();
 
-  /** @param options `budget`: see the field; unbounded by default. */
+  /** An empty root directory. @param options `budget`: see the field; unbounded by default. */
   constructor(options: { budget?: number } = {}) {
     this.budget = options.budget ?? Infinity;
     this.#root = this.#create("directory", 0o755, null);
@@ -884,6 +884,7 @@ function unpack(frame: Uint8Array, size: number, prefix: Uint8Array | undefined)
 
 /** A simulated machine: `libc` has the hooks for faults. */
 export interface FakeNative extends Native {
+  /** The simulated file system. */
   readonly libc: FakeLibc;
 }
 

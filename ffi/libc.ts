@@ -201,7 +201,7 @@ export class NativeLibc implements Libc {
   #directory: Records | null = null;
   #xattrs = new Records(xattrBufferSize);
 
-  /** @param lib the loaded library. */
+  /** Works on the loaded library. @param lib its functions. */
   constructor(lib: Symbols) {
     this.#lib = lib;
   }

@@ -53,7 +53,7 @@ function checkSize(bytes: Uint8Array, what: string): void {
 export class NativeZstd implements Zstd {
   readonly #lib: Symbols;
 
-  /** @param lib the loaded library. */
+  /** Works on the loaded library. @param lib its functions. */
   constructor(lib: Symbols) {
     this.#lib = lib;
   }

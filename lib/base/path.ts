@@ -49,15 +49,14 @@ export function pathFromText(text: string): BytePath {
  * backslashes as `\xNN` (`\\` for the backslash), so that the text is unambiguous and safe to print.
  */
 export function pathToText(path: BytePath): string {
-  // deno-lint-ignore no-control-regex
   if (/^[\x20-\x5b\x5d-\x7e]*$/.test(path)) return path;
   let text: string;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(pathToBytes(path));
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(pathToBytes(path));
   } catch {
     text = path.replace(/[\x80-\xff]/g, (c) => "\u0000" + c);
-    // deno-lint-ignore no-control-regex
     return text.replace(/\\/g, "\\\\").replace(
+      // deno-lint-ignore no-control-regex
       /\u0000([\x80-\xff])|[\x00-\x1f\x7f]/g,
       (c, high?: string) => hexEscape(high ?? c),
     );

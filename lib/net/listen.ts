@@ -15,7 +15,7 @@ import { type Channel, RecordChannel } from "./channel.ts";
 import { createLeaf } from "./certificate.ts";
 import { admitAsServer, proveAsServer } from "./handshake.ts";
 import type { ClusterKey } from "./key.ts";
-import { isOwnUser, listenerInode, ownerOf } from "./socket_table.ts";
+import { isOwnUser, ownerOf } from "./socket_table.ts";
 import { closeQuietly, type Transport } from "./transport.ts";
 
 /** Where to listen and how. */
@@ -34,12 +34,23 @@ export interface ListenOptions {
   handshakesMax?: number;
   /** Hears of each connection that did not become a channel. */
   onRefused?: (peer: string, error: unknown) => void;
+  /** Two calls that Deno lacks; without them small answers are slow and silent strangers stay. */
+  sockets?: SocketControl;
+}
+
+/** What listening with a key needs of the C library; `ffi/sockets.ts` has it. */
+export interface SocketControl {
   /**
-   * Sets TCP_NODELAY on a socket, given its descriptor. Deno cannot for the TLS connections that it accepts, but
-   * they inherit the option from the listening socket. Without it a server that sends two small records in two
-   * turns waits up to 40 ms in between.
+   * Sets TCP_NODELAY on the socket of this process that listens on `local`. Deno cannot set it on the TLS
+   * connections that it accepts, but they inherit it. Without it a side that sends two small records in two turns
+   * waits up to 40 ms in between, once in each handshake.
    */
-  setNoDelay?: (descriptor: number) => void;
+  setNoDelay(local: Address): boolean;
+  /**
+   * Shuts the connection of this process between `local` and `remote` down. `close()` of a TLS connection in the
+   * middle of its handshake leaves the socket open for as long as the other side likes.
+   */
+  abort(local: Address, remote: Address): boolean;
 }
 
 /** A listening socket; iterate over it for channels, once. */
@@ -86,16 +97,8 @@ export async function listen(options: ListenOptions): Promise<Listener> {
       { cause: error },
     );
   }
-  const { hostname, port } = socket.addr as Deno.NetAddr;
-  const listener = new NodeListener(socket, { host: hostname, port }, options);
-  if (options.key !== null && options.setNoDelay !== undefined) {
-    try {
-      await applyNoDelay(listener.address, options.setNoDelay);
-    } catch (error) {
-      listener.close();
-      throw error;
-    }
-  }
+  const listener = new NodeListener(socket, addressOf(socket.addr), options);
+  if (options.key !== null) options.sockets?.setNoDelay(listener.address);
   return listener;
 }
 
@@ -115,16 +118,6 @@ function openEvery(open: (host: string) => Deno.Listener<Deno.Conn>): Deno.Liste
   } catch (error) {
     if (error instanceof Deno.errors.AddrInUse || error instanceof Deno.errors.PermissionDenied) throw error;
     return open("0.0.0.0");
-  }
-}
-
-/** Finds the descriptor of the listening socket by its inode. */
-async function applyNoDelay(address: Address, setNoDelay: (descriptor: number) => void): Promise<void> {
-  const inode = await listenerInode(address);
-  if (inode === null) return; // No /proc: slower, not wrong.
-  for await (const entry of Deno.readDir("/proc/self/fd")) {
-    const link = await Deno.readLink(`/proc/self/fd/${entry.name}`).catch(() => ""); // closed since
-    if (link === `socket:[${inode}]`) return setNoDelay(Number(entry.name));
   }
 }
 
@@ -155,7 +148,7 @@ class NodeListener implements Listener {
     if (this.#closed) return;
     this.#closed = true;
     closeQuietly(this.#socket);
-    for (const connection of this.#shaking) closeQuietly(connection);
+    for (const connection of this.#shaking) this.#drop(connection);
     for (const channel of this.#ready.splice(0)) channel.close();
     this.#wake();
   }
@@ -206,7 +199,7 @@ class NodeListener implements Listener {
         oldest !== undefined && this.#shaking.size >= (this.#options.handshakesMax ?? handshakesMaxDefault)
       ) {
         this.#shaking.delete(oldest);
-        closeQuietly(oldest);
+        this.#drop(oldest);
       }
       this.#shaking.add(connection);
       void this.#shake(connection);
@@ -214,13 +207,12 @@ class NodeListener implements Listener {
   }
 
   async #shake(connection: Deno.Conn): Promise<void> {
-    const { hostname, port } = connection.remoteAddr as Deno.NetAddr;
-    const peer = formatAddress({ host: hostname, port });
+    const peer = formatAddress(addressOf(connection.remoteAddr));
     const handshakeMs = this.#options.handshakeMs ?? handshakeMsDefault;
     let late = false;
     const timer = setTimeout(() => {
       late = true;
-      closeQuietly(connection);
+      this.#drop(connection);
     }, handshakeMs);
     let channel: Channel | null = null;
     try {
@@ -241,10 +233,18 @@ class NodeListener implements Listener {
     this.#wake();
   }
 
+  /** Ends a connection that may be in the middle of its TLS handshake. */
+  #drop(connection: Deno.Conn): void {
+    closeQuietly(connection);
+    if (this.#options.key === null) return;
+    this.#options.sockets?.abort(addressOf(connection.localAddr), addressOf(connection.remoteAddr));
+  }
+
   async #authenticate(connection: Deno.Conn, peer: string): Promise<Channel> {
     const { key, limits } = this.#options;
     const transport: Transport = connection;
     if (key !== null) {
+      await (connection as Deno.TlsConn).handshake();
       await proveAsServer(transport, key);
     } else {
       const tcp = connection as Deno.TcpConn;
@@ -255,10 +255,15 @@ class NodeListener implements Listener {
         const near = tcp.localAddr;
         if (!isLoopback(far.hostname) || !isLoopback(near.hostname)) return false;
         return await isOwnUser(
-          await ownerOf({ host: far.hostname, port: far.port }, { host: near.hostname, port: near.port }),
+          await ownerOf(addressOf(far), addressOf(near)),
         );
       });
     }
     return new RecordChannel(transport, { peer, encrypted: key !== null, limits });
   }
+}
+
+function addressOf(address: Deno.Addr): Address {
+  const { hostname, port } = address as Deno.NetAddr;
+  return { host: hostname, port };
 }

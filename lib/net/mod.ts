@@ -29,6 +29,6 @@ export type { Channel, ReceivedRecord } from "./channel.ts";
 export { dial, type DialOptions } from "./dial.ts";
 export type { ClusterKey } from "./key.ts";
 export { createKey, readKey } from "./key_file.ts";
-export { listen, type Listener, type ListenOptions } from "./listen.ts";
+export { listen, type Listener, type ListenOptions, type SocketControl } from "./listen.ts";
 export { type MemoryChannelOptions, memoryChannelPair } from "./memory.ts";
 export type { RecordLimits } from "../stream/mod.ts";

@@ -12,16 +12,9 @@ import { type Address, formatAddress, parseIp } from "./address.ts";
 
 const tablePaths = ["/proc/net/tcp", "/proc/net/tcp6"];
 const established = 0x01;
-const listening = 0x0a;
 const overflowUid = 65534;
 /** The kernel walks its hash table in pieces, so a row can be missed while others come and go. */
 const attemptsMax = 3;
-
-/** One socket of the table. */
-interface SocketRow {
-  uid: number;
-  inode: number;
-}
 
 /**
  * The user who owns the far end of a connection between two sockets of this machine.
@@ -32,8 +25,8 @@ interface SocketRow {
 export async function ownerOf(far: Address, near: Address): Promise<number> {
   const wanted = `${tableKey(far)} ${tableKey(near)}`;
   for (let attempt = 0; attempt < attemptsMax; attempt++) {
-    const row = await findRow(wanted, established);
-    if (row !== null) return row.uid;
+    const uid = await findOwner(wanted);
+    if (uid !== null) return uid;
   }
   throw new DroverError(
     "auth",
@@ -54,18 +47,7 @@ export async function isOwnUser(uid: number): Promise<boolean> {
   return /^\s*0\s+0\s+4294967295\s*$/.test(map);
 }
 
-/** The inode of a listening socket of this machine, or null; with `/proc/self/fd` it leads to its descriptor. */
-export async function listenerInode(address: Address): Promise<number | null> {
-  const any = `${"0".repeat(32)}:0000`;
-  const anyMapped = `${tableKey({ host: "0.0.0.0", port: 0 })}`;
-  for (const remote of [any, anyMapped]) {
-    const row = await findRow(`${tableKey(address)} ${remote}`, listening);
-    if (row !== null) return row.inode;
-  }
-  return null;
-}
-
-async function findRow(wanted: string, state: number): Promise<SocketRow | null> {
+async function findOwner(wanted: string): Promise<number | null> {
   for (const path of tablePaths) {
     let text: string;
     try {
@@ -76,11 +58,11 @@ async function findRow(wanted: string, state: number): Promise<SocketRow | null>
     }
     for (const line of text.split("\n").slice(1)) {
       // sl  local_address rem_address  st tx_queue:rx_queue tr:tm->when retrnsmt  uid  timeout inode …
-      const [, local, remote, shown, , , , uid, , inode] = line.trim().split(/\s+/);
-      if (local === undefined || remote === undefined || shown === undefined) continue;
+      const [, local, remote, state, , , , uid, , inode] = line.trim().split(/\s+/);
+      if (local === undefined || remote === undefined || state === undefined) continue;
       if (uid === undefined || inode === undefined) continue;
-      if (parseInt(shown, 16) !== state || Number(inode) === 0) continue;
-      if (`${rowKey(local)} ${rowKey(remote)}` === wanted) return { uid: Number(uid), inode: Number(inode) };
+      if (parseInt(state, 16) !== established || Number(inode) === 0) continue;
+      if (`${rowKey(local)} ${rowKey(remote)}` === wanted) return Number(uid);
     }
   }
   return null;

@@ -17,19 +17,25 @@ export type Profile = "fast" | "portable";
 
 /** What one step of a long operation has done so far. `total` is 0 while it is not known. */
 export interface ProgressEvent {
+  /** Which step; steps may run side by side. */
   phase: string;
+  /** How much of it is done. */
   done: number;
+  /** How much it is altogether; 0 while nobody knows. */
   total: number;
+  /** What is counted. */
   unit: "bytes" | "entries";
 }
 
 /** Everything from outside that the operations of this room use. */
 export interface TreeContext {
+  /** The native library. */
   native: Native;
   /** Milliseconds since 1970. */
   now: () => number;
   /** Absolute path of the directory where the list of trees is kept. */
   home: string;
+  /** Hears how far a long operation is. */
   progress?: (event: ProgressEvent) => void;
   /** One line about something unusual that did not stop the work. */
   log?: (line: string) => void;

@@ -21,6 +21,7 @@ import { type Tree, uncommitted } from "./tree.ts";
 export interface GcResult {
   /** Ids of versions whose content is no longer kept. */
   dropped: string[];
+  /** Free bytes of the file system afterwards, less those before. */
   bytesFreed: number;
 }
 

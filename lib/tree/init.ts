@@ -31,7 +31,9 @@ import { walkTree } from "./walk.ts";
 
 /** How to set a tree up. What is not given is chosen: an overlay where this process can mount one. */
 export interface InitOptions {
+  /** How changes are found. */
   capture?: Capture;
+  /** With which overlay features. */
   profile?: Profile;
   /** Where to keep the state; must be on the file system of the directory, outside of it. */
   state?: BytePath;

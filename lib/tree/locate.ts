@@ -16,10 +16,15 @@ import { Tree } from "./tree.ts";
 
 /** One line of the list of trees. */
 export interface TreeListing {
+  /** Absolute path, for people. */
   dir: string;
+  /** Where its versions are kept. */
   state: string;
+  /** How changes are found. */
   capture: string;
+  /** Whether it can be seen in its directory. */
   mounted: boolean;
+  /** Its current version; null when it has none yet. */
   head: string | null;
 }
 

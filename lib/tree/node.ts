@@ -21,12 +21,15 @@ import type { Tree } from "./tree.ts";
 
 /** How a node serves. */
 export interface NodeOptions {
+  /** Where peers come from. */
   listener: Listener;
   /** Each tree NAME is the directory ROOT/NAME. */
   root: BytePath;
+  /** What peers may send that an ordinary user could not make. */
   allow: Allowance;
   /** For trees that a push creates. */
   capture?: Capture;
+  /** For trees that a push creates. */
   profile?: Profile;
   /** Stops taking connections; what is under way finishes. */
   signal: AbortSignal;

@@ -48,25 +48,37 @@ const attemptsMax = 3;
 
 /** Options of a push. */
 export interface PushOptions {
+  /** The node and the tree there. */
   url: TreeUrl;
+  /** Null to talk to a node of the same user on this machine. */
   key: ClusterKey | null;
+  /** What the package is made of. */
   mode: PushMode;
   /** Commit first what no version holds. */
   commit?: boolean;
+  /** The message of that commit. */
   message?: string;
+  /** Who wins where versions diverged; refused unless given. */
   resolve?: Resolve;
 }
 
 /** Options of a pull. */
 export interface PullOptions {
+  /** The node and the tree there. */
   url: TreeUrl;
+  /** Null to talk to a node of the same user on this machine. */
   key: ClusterKey | null;
+  /** The tree; made where there is none. */
   dir: BytePath;
+  /** Commit first what no version holds here. */
   commit?: boolean;
+  /** Who wins where versions diverged; refused unless given. */
   resolve?: Resolve;
   /** For a directory that is created. */
   capture?: Capture;
+  /** For a directory that is created. */
   profile?: Profile;
+  /** What may come that an ordinary user could not make. */
   allow?: Allowance;
 }
 
@@ -86,13 +98,17 @@ export interface Phases {
 export interface PushResult {
   /** The receiving side's version before; null where it had none. */
   from: string | null;
+  /** The receiving side's version afterwards. */
   to: string;
   /** How many versions lie between. */
   versions: number;
   /** Octets on the wire from the side that ran the command, framing included. */
   bytesSent: number;
+  /** Octets on the wire to the side that ran the command. */
   bytesReceived: number;
+  /** From the call to the answer that all is applied. */
   seconds: number;
+  /** Where the time went. */
   phases: Phases;
   /** Created, changed and deleted paths. */
   entries: number;

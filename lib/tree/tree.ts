@@ -33,10 +33,15 @@ const lockWaitMs = 10_000;
 
 /** One line of `fs status` and `fs diff`. */
 export interface ChangeLine {
+  /** Which path, as text. */
   path: string;
+  /** What happened to it. */
   change: "created" | "deleted" | "modified" | "renamed";
+  /** What of it differs, for `modified`. */
   aspects: string[];
+  /** What it is, or was. */
   kind: string;
+  /** Bytes of a file. */
   size: number;
   /** Where a renamed file was. */
   from?: string;
@@ -44,17 +49,25 @@ export interface ChangeLine {
 
 /** A tree at a glance. */
 export interface TreeStatus {
+  /** Absolute path, for people. */
   dir: string;
+  /** Where its versions are kept. */
   state: string;
+  /** How changes are found. */
   capture: Capture;
+  /** With which overlay features. */
   profile: Profile;
   /** For an overlay: whether it is mounted; a plain tree always is. */
   mounted: boolean;
+  /** The current version; null when it has none yet. */
   head: string | null;
+  /** How many versions lie on the way to the head, with it. */
   versions: number;
   /** Entries and file bytes of the head version. */
   entries: number;
+  /** File bytes of the head version. */
   bytes: number;
+  /** What no version holds yet. */
   uncommitted: ChangeLine[];
 }
 
@@ -70,20 +83,27 @@ export interface VersionLine extends VersionInfo {
 export interface CommitResult {
   /** The head afterwards. */
   version: string;
+  /** The head before. */
   parent: string | null;
   /** False when there was nothing to commit. */
   changed: boolean;
   /** Changed paths, and the bytes of changed files. */
   entries: number;
+  /** Bytes of changed files. */
   bytes: number;
+  /** How long it took. */
   seconds: number;
 }
 
 /** What a checkout did. */
 export interface CheckoutResult {
+  /** The version before. */
   from: string | null;
+  /** The version now. */
   to: string;
+  /** Paths that changed. */
   entries: number;
+  /** How long it took. */
   seconds: number;
 }
 
@@ -96,9 +116,21 @@ export interface LiveState {
 
 /** An open tree. */
 export class Tree implements AsyncDisposable {
+  /** What the tree needs from outside. */
   readonly context: TreeContext;
+  /**
+   * Its state directory.
+   *
+   * @internal
+   */
   readonly store: Store;
+  /**
+   * Where content is found by its hash.
+   *
+   * @internal
+   */
   readonly content: Content;
+  /** File calls on byte paths. */
   readonly libc: Libc;
 
   /** Takes ownership of the store. */
@@ -124,6 +156,7 @@ export class Tree implements AsyncDisposable {
     }
   }
 
+  /** Gives up the lock and closes what is open. */
   [Symbol.asyncDispose](): Promise<void> {
     this.content[Symbol.dispose]();
     this.store[Symbol.dispose]();
@@ -151,7 +184,11 @@ export class Tree implements AsyncDisposable {
     return this.store.setup.capture === "scan" || mountedUpper(this.store) !== null;
   }
 
-  /** The chain of the current version, newest first. */
+  /**
+   * The chain of the current version, newest first.
+   *
+   * @internal
+   */
   get chain(): StoredVersion[] {
     return this.store.chain(this.store.pointers.head);
   }
@@ -221,7 +258,11 @@ export class Tree implements AsyncDisposable {
     this.libc.unmount(this.store.setup.dir, false);
   }
 
-  /** What the tree holds now, against its head. */
+  /**
+   * What the tree holds now, against its head.
+   *
+   * @internal
+   */
   async live(): Promise<LiveState> {
     const { setup, pointers } = this.store;
     if (pointers.head === null && setup.capture === "overlay") {
@@ -423,7 +464,11 @@ export class Tree implements AsyncDisposable {
     });
   }
 
-  /** Copies files into the object store, where it does not have their content yet; returns the new places. */
+  /**
+   * Copies files into the object store, where it does not have their content yet; returns the new places.
+   *
+   * @internal
+   */
   async keepObjects(
     root: Beneath,
     files: Iterable<{ digest: Uint8Array<ArrayBuffer>; path: BytePath }>,
@@ -492,6 +537,8 @@ export class Tree implements AsyncDisposable {
   /**
    * Runs `body` while nothing can write to the tree, with the live state.
    * @throws {DroverError} "busy" while files are open for writing.
+   *
+   * @internal
    */
   async exclusively<Result>(body: (live: LiveState) => Promise<Result>): Promise<Result> {
     const { setup } = this.store;
@@ -514,6 +561,8 @@ export class Tree implements AsyncDisposable {
   /**
    * Makes `version`, whose content is all here and on disk, the current one; `history` are versions to be
    * remembered with it. For a plain tree `live` is what its directory holds now. Call it within `exclusively`.
+   *
+   * @internal
    */
   async advance(
     version: StoredVersion,

@@ -17,17 +17,23 @@ import { Hasher } from "./walk.ts";
 export interface VerifyFinding {
   /** What is concerned: a file in a layer, a version, a path in the tree. */
   path: string;
+  /** What does not hold. */
   rule: "version.id" | "manifest.hash" | "content.missing" | "content.hash" | "content.read";
+  /** The same for people. */
   message: string;
 }
 
 /** The result; `ok` means no findings. */
 export interface VerifyResult {
+  /** Nothing was found. */
   ok: boolean;
   /** Files and bytes that were hashed. */
   checked: number;
+  /** Bytes that were read. */
   bytes: number;
+  /** Versions that were looked at. */
   versions: number;
+  /** What does not match. */
   findings: VerifyFinding[];
 }
 

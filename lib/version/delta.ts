@@ -374,7 +374,11 @@ export class LargeDelta {
   #drift = 0;
   #global: GlobalIndex | null = null;
 
-  /** @param base the old content; @param encoder whose tables the local passes use. */
+  /**
+   * For one file.
+   *
+   * @param base the old content. @param encoder whose tables the local passes use.
+   */
   constructor(base: BaseReader, encoder: DeltaEncoder) {
     this.#base = base;
     this.#encoder = encoder;
@@ -523,7 +527,9 @@ class GlobalIndex {
   #verify(target: Uint8Array, start: number, place: number): boolean {
     const inBlock = place - this.#blockStart;
     const known = this.#blockStart >= 0 && inBlock >= 0 && inBlock + windowSize <= this.#block.length;
-    const bytes = known ? this.#block.subarray(inBlock, inBlock + windowSize) : this.#base.read(place, windowSize);
+    const bytes = known
+      ? this.#block.subarray(inBlock, inBlock + windowSize)
+      : this.#base.read(place, windowSize);
     return sameForward(target, start, bytes, 0, windowSize) === windowSize;
   }
 

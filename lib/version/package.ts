@@ -11,7 +11,7 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { ByteReader, ByteWriter } from "../base/bytes.ts";
+import { ByteReader, ByteWriter, svarintMax } from "../base/bytes.ts";
 import { FormatError } from "../base/errors.ts";
 import { bytesEqual, fromHex, toHex } from "../base/hex.ts";
 import {
@@ -158,6 +158,9 @@ const inheritContent = 0x10;
 const inheritMtime = 0x20;
 const inheritOwner = 0x40;
 const inheritXattrs = 0x80;
+
+/** Beside the form of a version's parent: its time is before 1970. */
+const timeNegative = 4;
 
 const modes: readonly (PackageMode | null)[] = [null, "full", "upper", "delta"];
 const bodyHeaderSize = 48;
@@ -493,19 +496,17 @@ function writeHeader(writer: ByteWriter, metadata: PackageMetadata): void {
   writer.varint(metadata.treeBytes);
   writer.varint(versions.length);
   let previous = from;
-  let time = 0;
   const encoder = new TextEncoder();
   for (const version of versions) {
     const parent = version.parent === null ? 0 : version.parent === previous ? 1 : 2;
-    writer.u8(parent);
+    writer.u8(parent + (version.time < 0 ? timeNegative : 0));
     if (version.parent !== null && parent === 2) writer.bytes(fromHex(version.parent));
     writer.bytes(fromHex(version.root));
-    writer.svarint(version.time - time);
+    writer.varint(Math.abs(version.time));
     const message = encoder.encode(version.message);
     writer.varint(message.length);
     writer.bytes(message);
     previous = version.id;
-    time = version.time;
   }
 }
 
@@ -533,11 +534,12 @@ function readHeader(reader: ByteReader): MetadataHeader {
   const chainAt = reader.offset;
   const versions: VersionInfo[] = [];
   let previous = from;
-  let time = 0;
   let messages = 0;
   for (let index = 0; index < versionCount; index++) {
     const at = reader.offset;
-    const given = readFlag(reader, 2, "parent");
+    const flags = readFlag(reader, timeNegative + 2, "parent");
+    const given = flags & 3;
+    if (given > 2) throw reader.fail("parent", at, "the parent's form is unknown");
     if (given !== 1 && index > 0) throw reader.fail("parent", at, "a version does not follow the one before");
     if (given === 1 && previous === null) throw reader.fail("parent", at, "there is no version before");
     const parent = given === 0 ? null : given === 1 ? previous : toHex(reader.bytes(digestSize));
@@ -545,7 +547,10 @@ function readHeader(reader: ByteReader): MetadataHeader {
       throw reader.fail("parent", at, "a parent is spelled out for nothing");
     }
     const root = toHex(reader.bytes(digestSize));
-    time += reader.svarint();
+    const milliseconds = reader.varint();
+    const isNegative = (flags & timeNegative) !== 0;
+    if (isNegative && milliseconds === 0) throw reader.fail("time", at, "a time of minus zero");
+    const time = isNegative ? -milliseconds : milliseconds;
     const size = reader.varint(messageBytesMax, "message");
     messages += size;
     if (messages > messagesBytesMax) {
@@ -766,7 +771,7 @@ function xattrKey(xattrs: readonly EntryXattr[]): string {
 function writeDeltas(writer: ByteWriter, values: readonly number[]): void {
   let previous = 0;
   for (const value of values) {
-    writer.svarint(value - previous);
+    writer.svarint(wrapped(value - previous));
     previous = value;
   }
 }
@@ -993,7 +998,7 @@ function readDeltas(
   let previous = 0;
   for (const { entry } of upserts) {
     const at = reader.offset;
-    const value = previous + reader.svarint();
+    const value = wrapped(previous + reader.svarint());
     if (Math.abs(value) > max) throw reader.fail("mtime", at, `a time of ${value} is out of range`);
     set(entry, value);
     previous = value;
@@ -1105,6 +1110,12 @@ function emptyEntry(path: BytePath, kind: EntryKind): Entry {
 
 function entryMessage(entry: Entry, message: string): string {
   return `"${pathToText(entry.path)}": ${message}`;
+}
+
+/** Modulo 2^53 - 1 into ±(2^52 - 1), so that the difference of any two svarints is one, too. */
+function wrapped(value: number): number {
+  const modulus = 2 * svarintMax + 1;
+  return value > svarintMax ? value - modulus : value < -svarintMax ? value + modulus : value;
 }
 
 function isDevice(kind: EntryKind): boolean {

@@ -38,6 +38,8 @@ export class PrefixChooser {
   readonly #extensions = new Map<string, Neighbour[]>();
 
   /**
+   * Looks once through the paths of the base.
+   *
    * @param base the manifest of `from`. @param upserts the package's; only extensions of its new files are kept.
    */
   constructor(base: Manifest, upserts: readonly Upsert[]) {

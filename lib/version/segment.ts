@@ -408,7 +408,11 @@ export class PieceLedger {
   /** Start and end of the pieces of those upserts that came in parts, by upsert. */
   readonly #ranges = new Map<number, { start: number; end: number }[]>();
 
-  /** @param upserts the metadata's, resolved. */
+  /**
+   * Nothing has come yet.
+   *
+   * @param upserts the metadata's, resolved.
+   */
   constructor(upserts: readonly Upsert[]) {
     this.#upserts = upserts;
     this.#missing = Float64Array.from(upserts, (upsert) => hasPieces(upsert) ? upsert.entry.size : 0);

@@ -55,7 +55,11 @@ export class SketchIndex {
   readonly #paths: BytePath[] = [];
   readonly #bySample = new Map<number, number[]>();
 
-  /** @param countMax the most files to keep. */
+  /**
+   * An empty index.
+   *
+   * @param countMax the most files to keep.
+   */
   constructor(countMax: number = sketchCountMax) {
     this.#countMax = countMax;
   }

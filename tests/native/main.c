@@ -10,7 +10,10 @@ int main(int count, char **arguments)
 	static const struct {
 		const char *name;
 		void (*run)(const char *path, int dir);
-	} suites[] = { { "dir", test_dir }, { "libc", test_libc }, { "zstd", test_zstd }, { "probe", test_probe } };
+	} suites[] = {
+		{ "dir", test_dir },	 { "libc", test_libc },		  { "zstd", test_zstd },
+		{ "probe", test_probe }, { "old_kernel", test_old_kernel },
+	};
 	int dir;
 
 	CHECK_EQUAL(count, 3);

@@ -9,7 +9,9 @@ const here = new URL("./", import.meta.url).pathname;
 const sources = ["layout", "libc", "dir", "overlay", "probe", "zstd"].map((name) =>
   `${here}../../native-src/${name}.c`
 );
-const tests = ["main", "dir_test", "libc_test", "zstd_test", "probe_test"].map((name) => `${here}${name}.c`);
+const tests = ["main", "dir_test", "libc_test", "zstd_test", "probe_test", "old_kernel_test"].map((name) =>
+  `${here}${name}.c`
+);
 
 const compiler = await findCompiler();
 
@@ -55,7 +57,7 @@ Deno.test({
         ],
       }).output();
       assert.ok(compiled.success, new TextDecoder().decode(compiled.stderr));
-      for (const suite of ["dir", "libc", "zstd", "probe"]) {
+      for (const suite of ["dir", "libc", "zstd", "probe", "old_kernel"]) {
         await context.step(suite, async () => {
           const directory = `${scratch}/${suite}`;
           await Deno.mkdir(directory);

@@ -252,29 +252,3 @@ Deno.test("Channel gives recycled memory out again, one body at a time", async (
   left.close();
   right.close();
 });
-
-Deno.test("listen() finds its socket for setNoDelay, so that small records in two turns do not wait", async () => {
-  const libc = Deno.dlopen("libc.so.6", {
-    setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
-    getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
-  });
-  const tcpNoDelay = [6, 1] as const;
-  let listening = 0;
-  for (const name of [host, ""]) {
-    using _listener = await listen({
-      host: name,
-      port: 0,
-      key,
-      limits: () => 8,
-      setNoDelay: (descriptor) => {
-        // 30 is SO_ACCEPTCONN of SOL_SOCKET: the descriptor is of a listening socket.
-        const value = new Int32Array(1);
-        assert.equal(libc.symbols.getsockopt(descriptor, 1, 30, value, new Uint32Array([4])), 0);
-        listening += value[0] ?? 0;
-        assert.equal(libc.symbols.setsockopt(descriptor, ...tcpNoDelay, new Int32Array([1]), 4), 0);
-      },
-    });
-  }
-  libc.close();
-  assert.equal(listening, 2);
-});

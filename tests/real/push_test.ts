@@ -144,3 +144,30 @@ Deno.test("drover key new never overwrites a file and keeps it from others", asy
     assert.equal(await Deno.readTextFile(file), before);
   });
 });
+
+Deno.test("drover push keeps two files apart that are the same in content and metadata", async () => {
+  await withFolder(async (folder) => {
+    await using near = new Host(join(folder, "near"));
+    await using far = new Host(join(folder, "far"));
+    const key = join(folder, "key");
+    await near.must("key", "new", key);
+    const tree = join(near.folder, "tree");
+    await makeTree(tree);
+    await near.must("fs", "init", tree, "--capture", "scan");
+    await far.serve("--key", key); // an overlay where that is possible
+    const url = `drover://${far.address}/tree`;
+    const there = join(far.folder, "tree");
+    try {
+      await near.must("push", tree, url, "--key", key);
+      const copied = await new Deno.Command("cp", { args: ["-p", `${tree}/sub/file1`, `${tree}/twin`] })
+        .output();
+      assert.ok(copied.success);
+      await near.must("push", tree, url, "--key", key, "--commit");
+      const [one, other] = [await Deno.stat(join(there, "sub/file1")), await Deno.stat(join(there, "twin"))];
+      assert.notEqual(one.ino, other.ino, "the copy became a hard link");
+    } finally {
+      await far.stop();
+      await far.run("fs", "unmount", there);
+    }
+  });
+});

@@ -11,8 +11,8 @@ import {
   LargeDelta,
   opCopy,
   opHole,
-  opLiteral,
   OpList,
+  opLiteral,
 } from "../../lib/version/delta.ts";
 import { replayOps } from "./packages.ts";
 import { Random } from "./trees.ts";
@@ -37,7 +37,9 @@ function checkOps(ops: OpList, size: number): void {
     assert.ok(length > 0, "an op has a length");
     if (kind === opCopy && at < size) assert.ok(length >= copySizeMin, `a copy of ${length}`);
     if (kind === opHole && at < size) assert.ok(length >= holeSizeMin, `a hole of ${length}`);
-    if (op > 0 && kind !== opCopy) assert.notEqual(ops.kinds[op - 1], kind, "no two literals or holes in a row");
+    if (op > 0 && kind !== opCopy) {
+      assert.notEqual(ops.kinds[op - 1], kind, "no two literals or holes in a row");
+    }
   }
   assert.equal(at, size);
 }
@@ -83,7 +85,10 @@ Deno.test("DeltaEncoder.encode() costs little more than the lines that changed",
       const target = new TextEncoder().encode(changed.join(ending));
       const ops = deltaOf(target, [base]);
       // Up to 47 bytes around an edit may be lost to the window and the distance of index positions.
-      assert.ok(ops.total(opLiteral) <= fresh + edits * 48 + 48, `${ops.total(opLiteral)} for ${fresh} in ${edits}`);
+      assert.ok(
+        ops.total(opLiteral) <= fresh + edits * 48 + 48,
+        `${ops.total(opLiteral)} for ${fresh} in ${edits}`,
+      );
     }
   }
 });
@@ -204,7 +209,9 @@ Deno.test("DeltaEncoder.encode() makes holes of what is no extent, and data of s
   assert.deepEqual([ops.count, ops.kinds[0]], [1, opHole]);
   encoder.encode({ target: base, bases: [], extents: [{ offset: 0, length: 300_000 }] }, ops);
   assert.deepEqual([ops.count, ops.kinds[0]], [1, opLiteral]);
-  for (const bad of [[{ offset: 0, length: 5 }, { offset: 4, length: 4 }], [{ offset: 1, length: 300_000 }]]) {
+  for (
+    const bad of [[{ offset: 0, length: 5 }, { offset: 4, length: 4 }], [{ offset: 1, length: 300_000 }]]
+  ) {
     assert.throws(() => encoder.encode({ target: base, bases: [], extents: bad }, ops), RangeError);
   }
 });
@@ -280,7 +287,9 @@ function largeRound(size: number, pieces: { offset: number; parts: [number, numb
   const large = new LargeDelta(base, new DeltaEncoder());
   return pieces.map(({ offset, parts }, index) => {
     const target = join(
-      ...parts.map(([place, length]) => place < 0 ? bigContent(length, 500 + index) : base.content(place, length)),
+      ...parts.map(([place, length]) =>
+        place < 0 ? bigContent(length, 500 + index) : base.content(place, length)
+      ),
     );
     const ops = new OpList();
     large.encode({ target, offset }, ops);
@@ -292,7 +301,10 @@ function largeRound(size: number, pieces: { offset: number; parts: [number, numb
         const place = ops.offsets[op] ?? 0;
         for (let done = 0; done < length; done += 1 << 20) {
           const part = Math.min(1 << 20, length - done);
-          assert.equal(compare(base.content(place + done, part), target.subarray(at + done, at + done + part)), -1);
+          assert.equal(
+            compare(base.content(place + done, part), target.subarray(at + done, at + done + part)),
+            -1,
+          );
         }
       }
       at += length;

@@ -4,13 +4,18 @@
  * @module
  */
 import type { BytePath } from "../../lib/base/path.ts";
-import { DeltaEncoder, opCopy, opHole, opLiteral, OpList } from "../../lib/version/delta.ts";
+import { DeltaEncoder, opCopy, opHole, OpList, opLiteral } from "../../lib/version/delta.ts";
 import { diffManifests } from "../../lib/version/diff.ts";
 import type { VersionInfo } from "../../lib/version/entry.ts";
 import { versionId } from "../../lib/version/history.ts";
 import type { Manifest } from "../../lib/version/manifest.ts";
 import { hasPieces, type PackageMetadata, topmostDeletes, type Upsert } from "../../lib/version/package.ts";
-import { type Piece, type RawSegment, SegmentEncoder, type SegmentHandler } from "../../lib/version/segment.ts";
+import {
+  type Piece,
+  type RawSegment,
+  SegmentEncoder,
+  type SegmentHandler,
+} from "../../lib/version/segment.ts";
 import { BaseChooser } from "../../lib/version/similar.ts";
 
 /** Metadata that leads from one manifest to the other; `before` null or empty for a full package. */
@@ -26,7 +31,8 @@ export function metadataOf(before: Manifest, after: Manifest, versions?: Version
   const isFull = before.count === 0;
   const from = isFull ? null : versionId(null, before.root());
   const root = after.root();
-  const chain = versions ?? [{ id: versionId(from, root), parent: from, root, time: 1_700_000_000_000, message: "ä" }];
+  const chain = versions ??
+    [{ id: versionId(from, root), parent: from, root, time: 1_700_000_000_000, message: "ä" }];
   return {
     mode: isFull ? "full" : "delta",
     from,
@@ -41,7 +47,11 @@ export function metadataOf(before: Manifest, after: Manifest, versions?: Version
 }
 
 /** What ops make of the bases and the target's literals; throws where they leave them. */
-export function replayOps(ops: OpList, target: Uint8Array, bases: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+export function replayOps(
+  ops: OpList,
+  target: Uint8Array,
+  bases: readonly Uint8Array[],
+): Uint8Array<ArrayBuffer> {
   const result = new Uint8Array(target.length);
   let at = 0;
   for (let op = 0; op < ops.count; op++) {
@@ -53,7 +63,9 @@ export function replayOps(ops: OpList, target: Uint8Array, bases: readonly Uint8
         break;
       case opCopy: {
         const base = bases[ops.bases[op] ?? 0];
-        if (base === undefined || offset + length > base.length) throw new Error(`copy ${offset}+${length} beyond base`);
+        if (base === undefined || offset + length > base.length) {
+          throw new Error(`copy ${offset}+${length} beyond base`);
+        }
         result.set(base.subarray(offset, offset + length), at);
         break;
       }
@@ -105,7 +117,9 @@ export class MemoryHandler implements SegmentHandler {
   begin(piece: Piece): void {
     const upsert = this.#upserts[piece.upsert];
     if (upsert === undefined || !hasPieces(upsert)) throw new Error("a piece of nothing");
-    if (!this.results.has(piece.upsert)) this.results.set(piece.upsert, new Uint8Array(upsert.entry.size).fill(0xee));
+    if (!this.results.has(piece.upsert)) {
+      this.results.set(piece.upsert, new Uint8Array(upsert.entry.size).fill(0xee));
+    }
   }
 
   copy(piece: Piece, copy: { at: number; base: number; offset: number; length: number }): void {

@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { ByteWriter } from "../../lib/base/bytes.ts";
 import { FormatError } from "../../lib/base/errors.ts";
 import type { BytePath } from "../../lib/base/path.ts";
-import { opCopy, opHole, opLiteral, OpList } from "../../lib/version/delta.ts";
+import { opCopy, opHole, OpList, opLiteral } from "../../lib/version/delta.ts";
 import type { Upsert } from "../../lib/version/package.ts";
 import { isIncompressible, makePart } from "../../lib/version/part.ts";
 import { planSegments } from "../../lib/version/plan.ts";
@@ -48,7 +48,9 @@ function randomCase(random: Random, count: number): Case {
   const after = new Map<BytePath, Uint8Array>();
   const upserts: Upsert[] = [];
   for (let index = 0; index < count; index++) {
-    const path = `d${random.below(3)}/f${String(index).padStart(3, "0")}.${random.pick(["c", "png", "md"])}` as BytePath;
+    const path = `d${random.below(3)}/f${String(index).padStart(3, "0")}.${
+      random.pick(["c", "png", "md"])
+    }` as BytePath;
     const old = random.bytes(random.below(3000));
     const content = random.one(3) ? random.bytes(random.below(2000)) : old.slice(random.below(100));
     if (content.length > 10 && random.one(2)) content[5] = (content[5] ?? 0) ^ 1;
@@ -64,10 +66,18 @@ function randomCase(random: Random, count: number): Case {
 }
 
 function bodyOf(segment: RawSegment): Uint8Array<ArrayBuffer> {
-  return encodeSegmentBody(segment, { ops: makePart(segment.ops, null), literals: makePart(segment.literals, null) }).body;
+  return encodeSegmentBody(segment, {
+    ops: makePart(segment.ops, null),
+    literals: makePart(segment.literals, null),
+  }).body;
 }
 
-function replay(body: Uint8Array<ArrayBuffer>, segmentCount: number, data: Case, handler: MemoryHandler): void {
+function replay(
+  body: Uint8Array<ArrayBuffer>,
+  segmentCount: number,
+  data: Case,
+  handler: MemoryHandler,
+): void {
   const parsed = parseSegmentBody(body, { segmentCount, upserts: data.upserts });
   const segment = checkSegmentDigest(parsed, { ops: parsed.ops.bytes, literals: parsed.literals.bytes });
   decodeSegment(segment, handler.baseSize, handler);
@@ -89,7 +99,9 @@ Deno.test("decodeSegment() rebuilds contents from segments in any order", () => 
     const ledger = new PieceLedger(data.upserts);
     const complete: number[] = [];
     for (const body of bodies.reverse()) {
-      complete.push(...ledger.add(parseSegmentBody(body, { segmentCount: plan.length, upserts: data.upserts }).pieces));
+      complete.push(
+        ...ledger.add(parseSegmentBody(body, { segmentCount: plan.length, upserts: data.upserts }).pieces),
+      );
       replay(body, plan.length, data, handler);
     }
     ledger.finish();
@@ -107,12 +119,18 @@ Deno.test("parseSegmentBody() and decodeSegment() refuse every truncation and ev
   const data = randomCase(random, 6);
   const [pieces = []] = planSegments(data.upserts);
   const segment = segmentOf(0, pieces, data.upserts, data);
-  segment.prefix = [{ path: "d0/x" as BytePath, offset: 0, length: 10 }, { path: "d1/x" as BytePath, offset: 7, length: 1 }];
+  segment.prefix = [{ path: "d0/x" as BytePath, offset: 0, length: 10 }, {
+    path: "d1/x" as BytePath,
+    offset: 7,
+    length: 1,
+  }];
   const body = bodyOf(segment);
   const run = (bytes: Uint8Array<ArrayBuffer>) => () =>
     replay(bytes, 1, data, new MemoryHandler(data.upserts, data.before));
   run(body)();
-  for (let size = 0; size < body.length; size++) refused(/^package\.(segment|head)\./, run(body.slice(0, size)));
+  for (let size = 0; size < body.length; size++) {
+    refused(/^package\.(segment|head)\./, run(body.slice(0, size)));
+  }
   for (let at = 0; at < Math.min(body.length, 3000); at++) {
     const bad = body.slice();
     bad[at] = (bad[at] ?? 0) ^ (1 << random.below(8));
@@ -164,8 +182,7 @@ function decodeOps(write: (ops: ByteWriter) => void, length = 2000, literals = 1
     ops: ops.finish(),
     literals: new Uint8Array(literals),
   };
-  return () =>
-    decodeSegment(segment, (_upsert, base) => base === 0 ? 1000 : base === 2 ? 50 : null, ignore);
+  return () => decodeSegment(segment, (_upsert, base) => base === 0 ? 1000 : base === 2 ? 50 : null, ignore);
 }
 
 const tag = (length: number, kind: number): number => length * 4 + kind;
@@ -259,9 +276,13 @@ Deno.test("decodeSegment() refuses ops that break a rule", () => {
 });
 
 Deno.test("SegmentEncoder.add() writes what decodeSegment() reads, for all kinds of ops", () => {
-  const before = new Map([["b0" as BytePath, new Uint8Array(3000).fill(1)], ["b1" as BytePath, new Uint8Array(100).fill(2)]]);
+  const before = new Map([["b0" as BytePath, new Uint8Array(3000).fill(1)], [
+    "b1" as BytePath,
+    new Uint8Array(100).fill(2),
+  ]]);
   const target = new Uint8Array(5000);
-  target.fill(1, 0, 1000).fill(9, 1000, 1010).fill(1, 1010, 1040).fill(2, 2064, 2164).fill(1, 2164, 2200).fill(7, 2200);
+  target.fill(1, 0, 1000).fill(9, 1000, 1010).fill(1, 1010, 1040).fill(2, 2064, 2164).fill(1, 2164, 2200)
+    .fill(7, 2200);
   const upserts = [upsertOf("x", target, ["b0", "b1"])];
   const ops = new OpList();
   ops.push(opCopy, 0, 0, 1000);
@@ -291,7 +312,13 @@ Deno.test("parseSegmentBody() bounds sizes before anything is decompressed", () 
   const upserts = [upsertOf("x", new Uint8Array(1000))];
   const raw = (ops: number, literals: number): Uint8Array<ArrayBuffer> =>
     encodeSegmentBody(
-      { index: 0, pieces: [{ upsert: 0, offset: 0, length: 1000 }], prefix: [], ops: new Uint8Array(1), literals: new Uint8Array(0) },
+      {
+        index: 0,
+        pieces: [{ upsert: 0, offset: 0, length: 1000 }],
+        prefix: [],
+        ops: new Uint8Array(1),
+        literals: new Uint8Array(0),
+      },
       {
         ops: { codec: "zstd", rawSize: ops, bytes: new Uint8Array(1) },
         literals: { codec: "zstd", rawSize: literals, bytes: new Uint8Array(1) },
@@ -329,7 +356,10 @@ Deno.test("parseSegmentBody() refuses pieces and prefixes out of bounds", () => 
   refused(/head\.piece$/, parse([{ ...whole, offset: 1 }]));
   refused(/head\.piece$/, parse([{ ...whole, length: 0 }]));
   refused(/head\.prefix$/, parse([whole], [{ path, offset: 0, length: 0 }]));
-  refused(/head\.prefix$/, parse([whole], [{ path, offset: 0, length: prefixSizeMax }, { path, offset: 0, length: 1 }]));
+  refused(
+    /head\.prefix$/,
+    parse([whole], [{ path, offset: 0, length: prefixSizeMax }, { path, offset: 0, length: 1 }]),
+  );
   for (const bad of ["../x", "/etc/passwd", "a//b", "a/.", "", "a\0"]) {
     refused(/head\.path$/, parse([whole], [{ path: bad as BytePath, offset: 0, length: 1 }]));
   }
