@@ -27,7 +27,7 @@ import { captureName, Drover, type Node, type PushMode } from "./driver.ts";
 import { type Link, loopback, shaped } from "./link.ts";
 import { numberOf, numbersOf, wordsOf } from "./options.ts";
 import { RsyncDaemon, rsyncName, rsyncVersion } from "./rsync.ts";
-import { Scratch, settle } from "./scratch.ts";
+import { isRoot, Scratch, settle } from "./scratch.ts";
 import { formatTable, mean, megabytes, seconds } from "./table.ts";
 import { generateTree, mutateTree } from "./workload.ts";
 
@@ -145,7 +145,7 @@ export async function benchElfm(options: ElfmOptions): Promise<HopResult[]> {
     say(`seed ${options.seed}; work in ${scratch.path}`);
     for (const size of options.sizes) {
       scratch.clear("v0");
-      generateTree(scratch.at("v0"), { bytes: size * 1e6, seed: options.seed });
+      generateTree(scratch.at("v0"), { bytes: size * 1e6, seed: options.seed, absoluteLinks: isRoot() });
       for (const percent of options.percents) {
         const hashes = new Set<string>();
         for (const method of methods) {

@@ -29,7 +29,7 @@ import { type Link, loopback, shaped } from "./link.ts";
 import { numberOf, numbersOf, wordsOf } from "./options.ts";
 import { outputOf, toolExists } from "./process.ts";
 import { RsyncDaemon, rsyncHasFsync, type RsyncMode, rsyncName, rsyncVersion } from "./rsync.ts";
-import { Scratch, settle } from "./scratch.ts";
+import { isRoot, Scratch, settle } from "./scratch.ts";
 import { formatTable, median, megabytes, seconds } from "./table.ts";
 import { generateTree, mutateTree } from "./workload.ts";
 
@@ -136,7 +136,7 @@ export async function benchFs(options: FsBenchOptions): Promise<GoalRow[]> {
     const v0 = scratch.at("v0");
     scratch.clear("v0");
     const start = performance.now();
-    const tree = generateTree(v0, { bytes: size * 1e6, seed: options.seed });
+    const tree = generateTree(v0, { bytes: size * 1e6, seed: options.seed, absoluteLinks: isRoot() });
     say(`\n${size} MB: ${tree.files} files, ${tree.directories} directories, made in ${since(start)} s`);
     for (const percent of options.percents) {
       const change = { percent, seed: options.seed + percent, extras: options.extras };

@@ -46,9 +46,9 @@ export function loopback(): Link {
   };
 }
 
-/** A link of so many megabits per second. */
-export function shaped(rate: number): Link {
-  if (isRoot() && ["ip", "tc", "nsenter"].every(toolExists)) {
+/** A link of so many megabits per second. @param options `namespaces: false` takes the relay in any case. */
+export function shaped(rate: number, options: { namespaces?: boolean } = {}): Link {
+  if (options.namespaces !== false && isRoot() && ["ip", "tc", "nsenter"].every(toolExists)) {
     const link = namespaces(rate);
     if (link !== null) return link;
   }

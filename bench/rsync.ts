@@ -67,7 +67,8 @@ export class RsyncDaemon {
   ): Promise<RsyncDaemon> {
     const port = freePort();
     const global = [
-      "use chroot = no",
+      // Without chroot the daemon rewrites absolute symlinks; only root can have it.
+      `use chroot = ${isRoot() ? "yes" : "no"}`,
       "munge symlinks = no",
       "socket options = TCP_NODELAY",
       "reverse lookup = no",

@@ -25,6 +25,8 @@ export interface TreeOptions {
   seed: number;
   /** Share of the bytes for each class; the default is the mix above. */
   classes?: Partial<Record<ContentClass, number>>;
+  /** Whether some symlinks have absolute targets, which an rsync daemon without chroot rewrites; default true. */
+  absoluteLinks?: boolean;
 }
 
 /** What `generateTree()` made. */
@@ -193,7 +195,7 @@ export function generateTree(dir: string, options: TreeOptions): TreeReport {
       ? relativePath(spot, random.pick(regular))
       : draw < 8
       ? relativePath(spot, random.pick(places.all))
-      : draw < 9
+      : draw < 9 || options.absoluteLinks === false
       ? `missing/${drawWord(random)}`
       : `/usr/share/${drawWord(random)}`;
     maker.symlink(maker.freshPath(`${spot}/${drawWord(random)}_at`, "", random), target);

@@ -9,13 +9,14 @@ export const usage = `Usage: drover fs export DIR --tar FILE [--from VERSION] [-
 
 Writes a version as a pax tar: times to the nanosecond, extended attributes, hard links, devices, sparse files. With
 --from only what changed since then, deletions as OCI whiteouts (.wh.NAME), as in a container image's layer.
-GNU tar reads it.
+GNU tar reads it; with --xattrs --xattrs-include='*' it also restores the attributes. Sockets are left out.
 
 Options:
       --tar FILE      where to; - is stdout, refused when that is a terminal. FILE appears when it is complete
       --from VERSION  write the difference from this version; default: everything
       --to VERSION    the version to write; default: the head. Changes not committed stay out
-      --json          print the result as one JSON object; not with --tar -
+      --json          print {"file", "version", "from", "entries", "deleted", "bytes", "uncommitted", "seconds"};
+                      not with --tar -
   -h, --help          this text
 
 Example:
@@ -48,17 +49,18 @@ export function define(command: Command, run: RunCommand): void {
               hint: `drover fs export ${dir} --tar FILE`,
             });
           }
-          await withTree(terminal, dir, (tree) =>
-            tree.exportTar({
-              ...versions,
-              write: (chunk) => writeAll(Deno.stdout, chunk),
-            }));
+          await withTree(
+            terminal,
+            dir,
+            (tree, trees) =>
+              trees.exportTar(tree, { ...versions, write: (chunk) => writeAll(Deno.stdout, chunk) }),
+          );
           return;
         }
         const result = await withTree(
           terminal,
           dir,
-          (tree) => writeFile(tar, (write) => tree.exportTar({ ...versions, write })),
+          (tree, trees) => writeFile(tar, (write) => trees.exportTar(tree, { ...versions, write })),
         );
         terminal.line(
           `${tar}: ${formatCount(result.entries, "entry", "entries")}, ${formatBytes(result.bytes)}`,

@@ -15,7 +15,7 @@ import { FormatError } from "../base/errors.ts";
 import { type BytePath, nameOf, parentOf, pathToText, rootPath } from "../base/path.ts";
 import { diffManifests } from "../version/diff.ts";
 import type { Change, Entry } from "../version/entry.ts";
-import { Manifest } from "../version/manifest.ts";
+import type { Manifest } from "../version/manifest.ts";
 import type { TarEntry } from "../version/tar_reader.ts";
 import { layerItemMeaning, whiteoutMetaPrefix, whiteoutNamePrefix } from "../version/whiteout.ts";
 import { linkEntry } from "./walk.ts";
@@ -76,9 +76,13 @@ export class ArchiveView {
       if (name.startsWith(whiteoutMetaPrefix)) return true;
       throw fault("whiteout", member.path, "it lies below a whiteout");
     }
-    const meaning = layerItemMeaning({ ...member, name: nameOf(member.path) }, { names: true, xattrWhiteouts: false });
-    if (meaning.is === "whiteout") this.#erase((parent === "" ? meaning.name : `${parent}/${meaning.name}`) as BytePath);
-    else if (meaning.is === "opaque-marker") {
+    const meaning = layerItemMeaning({ ...member, name: nameOf(member.path) }, {
+      names: true,
+      xattrWhiteouts: false,
+    });
+    if (meaning.is === "whiteout") {
+      this.#erase((parent === "" ? meaning.name : `${parent}/${meaning.name}`) as BytePath);
+    } else if (meaning.is === "opaque-marker") {
       this.#makeParents(member);
       this.#eraseBelow(parent);
     } else if (meaning.is === "entry") return false;
@@ -95,7 +99,9 @@ export class ArchiveView {
     this.#regroup(member.target);
     const item = this.#view.get(member.target);
     const entry = item === undefined ? this.#base.get(member.target) : item?.inode.entry ?? null;
-    if (entry === null) throw fault("link", member.path, `its target "${pathToText(member.target)}" is not there`);
+    if (entry === null) {
+      throw fault("link", member.path, `its target "${pathToText(member.target)}" is not there`);
+    }
     if (entry.kind === "directory") throw fault("link", member.path, "its target is a directory");
     if (member.target === member.path) return;
     let inode = item?.inode;
@@ -154,7 +160,9 @@ export class ArchiveView {
   #place(path: BytePath, item: Item): void {
     this.#cost += entryCost + path.length + item.inode.entry.target.length;
     for (const { name, value } of item.inode.entry.xattrs) this.#cost += name.length + value.length;
-    if (this.#cost > metadataSizeMax) throw fault("metadata", path, `the archive has more than ${metadataSizeMax} bytes of metadata`);
+    if (this.#cost > metadataSizeMax) {
+      throw fault("metadata", path, `the archive has more than ${metadataSizeMax} bytes of metadata`);
+    }
     this.#view.set(path, item);
   }
 
@@ -166,12 +174,17 @@ export class ArchiveView {
     for (let at = parent;; at = parentOf(at)) {
       const there = this.#look(at);
       if (there?.kind === "directory") break;
-      if (there !== null) throw fault("parent", path, `"${pathToText(at)}" is a ${there.kind}, not a directory`);
+      if (there !== null) {
+        throw fault("parent", path, `"${pathToText(at)}" is a ${there.kind}, not a directory`);
+      }
       missing.push(at);
       if (at === rootPath) break;
     }
     for (const at of missing.reverse()) {
-      this.#place(at, { inode: { entry: defaultDirectory(mtimeSeconds, mtimeNanos), staged: -1 }, below: false });
+      this.#place(at, {
+        inode: { entry: defaultDirectory(mtimeSeconds, mtimeNanos), staged: -1 },
+        below: false,
+      });
     }
     this.#goodParent = parent;
   }

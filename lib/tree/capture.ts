@@ -60,11 +60,23 @@ export interface CaptureOptions {
 }
 
 /** Captures a plain directory. */
-export async function captureWalk(root: Beneath, options: CaptureOptions & { base: Manifest; owners: boolean }): Promise<Captured> {
+export async function captureWalk(
+  root: Beneath,
+  options: CaptureOptions & { base: Manifest; owners: boolean },
+): Promise<Captured> {
   const content: Captured["content"] = [];
-  const walked = await walkTree(root, { ...options, onFile: (path, _stat, digest) => content.push({ digest, path }) });
-  if (!options.owners) for (const entry of walked.entries) keepOwner(entry, options.base.get(entry.path));
-  return { manifest: Manifest.build(walked.entries), content, seen: walked.seen, hashed: walked.hashed, apart: [] };
+  const walked = await walkTree(root, {
+    ...options,
+    onFile: (path, _stat, digest) => content.push({ digest, path }),
+  });
+  if (!options.owners) { for (const entry of walked.entries) keepOwner(entry, options.base.get(entry.path)); }
+  return {
+    manifest: Manifest.build(walked.entries),
+    content,
+    seen: walked.seen,
+    hashed: walked.hashed,
+    apart: [],
+  };
 }
 
 /** Where owners cannot be set, they are not compared either: an entry keeps the owner that its version gives it. */
@@ -75,12 +87,15 @@ function keepOwner(entry: Entry, known: Entry | null): void {
 }
 
 /** Captures the upper directory of an overlay over version `base`. */
-export async function captureUpper(upper: Beneath, options: CaptureOptions & {
-  base: Manifest;
-  /** The mounted tree; null when it is not mounted (hard links are then told from the upper alone). */
-  merged: Beneath | null;
-  owners: boolean;
-}): Promise<Captured> {
+export async function captureUpper(
+  upper: Beneath,
+  options: CaptureOptions & {
+    base: Manifest;
+    /** The mounted tree; null when it is not mounted (hard links are then told from the upper alone). */
+    merged: Beneath | null;
+    owners: boolean;
+  },
+): Promise<Captured> {
   const scan = new UpperScan(upper, options.base, options);
   await scan.run();
   scan.regroupLinks(options.merged);
@@ -91,7 +106,13 @@ export async function captureUpper(upper: Beneath, options: CaptureOptions & {
     if (after !== null && !options.owners) keepOwner(after, before);
     if (before !== null || after !== null) changes.push({ path, before, after });
   }
-  return { manifest: options.base.apply(changes), content: scan.content, seen: scan.seen, hashed: scan.hashed, apart: scan.apart };
+  return {
+    manifest: options.base.apply(changes),
+    content: scan.content,
+    seen: scan.seen,
+    hashed: scan.hashed,
+    apart: scan.apart,
+  };
 }
 
 /** One pass over an upper directory. `view` holds what differs from `base`: the entry that is there now, or null. */
@@ -186,7 +207,12 @@ class UpperScan {
   }
 
   /** The content of a file that was copied up without it. */
-  #digestBelow(path: BytePath, below: BytePath | null, stat: FileStat, xattrs: Xattr[]): Uint8Array<ArrayBuffer> {
+  #digestBelow(
+    path: BytePath,
+    below: BytePath | null,
+    stat: FileStat,
+    xattrs: Xattr[],
+  ): Uint8Array<ArrayBuffer> {
     const redirect = overlayXattr(xattrs, "redirect");
     const from = redirect === null ? below : resolveRedirect(redirect, below);
     let entry = from === null ? null : this.#base.get(from);
@@ -194,7 +220,9 @@ class UpperScan {
     if (entry === null || entry.digest === null || entry.size !== stat.size) {
       throw new DroverError(
         "corrupt",
-        `Cannot capture "${pathToText(path)}": its content is in "${from === null ? "?" : pathToText(from)}" below, ` +
+        `Cannot capture "${pathToText(path)}": its content is in "${
+          from === null ? "?" : pathToText(from)
+        }" below, ` +
           `which has no file of ${stat.size} bytes`,
       );
     }
@@ -206,7 +234,9 @@ class UpperScan {
     this.#erase(path);
     for (const entry of this.#base.under(path)) this.#erase(entry.path);
     if (below === null || below === path) return;
-    for (const entry of this.#base.under(below)) this.#erase(path + entry.path.slice(below.length) as BytePath);
+    for (const entry of this.#base.under(below)) {
+      this.#erase(path + entry.path.slice(below.length) as BytePath);
+    }
   }
 
   #erase(path: BytePath): void {
@@ -237,7 +267,9 @@ class UpperScan {
     }
     const inUpper = new Set(this.#linked.map(({ path }) => path));
     for (const group of groups.values()) {
-      if (group.some((path) => inUpper.has(path))) this.apart.push(...group.filter((path) => !inUpper.has(path)));
+      if (group.some((path) => inUpper.has(path))) {
+        this.apart.push(...group.filter((path) => !inUpper.has(path)));
+      }
       group.sort();
       const [leader, ...others] = group;
       if (leader === undefined) continue;
@@ -258,20 +290,28 @@ class UpperScan {
         for (const at of [path, this.#movedFrom.get(path)]) {
           const entry = at === undefined ? null : this.#base.get(at);
           if (entry?.kind === "link") leaders.add(entry.target);
-          else if (entry?.kind === "file" && this.#base.namesOf(entry.path).length > 1) leaders.add(entry.path);
+          else if (entry?.kind === "file" && this.#base.namesOf(entry.path).length > 1) {
+            leaders.add(entry.path);
+          }
         }
       }
       for (const leader of leaders) {
         for (const name of this.#base.namesOf(leader)) {
           for (const path of [name, nowAt.get(name)]) {
             if (path === undefined) continue;
-            const now = this.view.has(path) ? this.view.get(path) ?? null : path === name ? this.#base.get(name) : null;
+            const now = this.view.has(path)
+              ? this.view.get(path) ?? null
+              : path === name
+              ? this.#base.get(name)
+              : null;
             if (now?.kind === "file" || now?.kind === "link") members.set(path, `base ${leader}`);
           }
         }
       }
     }
-    for (const { path, inode } of this.#linked) if (this.view.get(path)?.kind === "file") members.set(path, `upper ${inode}`);
+    for (const { path, inode } of this.#linked) {
+      if (this.view.get(path)?.kind === "file") members.set(path, `upper ${inode}`);
+    }
     return [...members].map(([path, fallback]) => ({ path, fallback }));
   }
 
@@ -284,7 +324,9 @@ class UpperScan {
       const before = this.#base.get(this.#movedFrom.get(path) ?? path);
       below ??= before?.kind === "link" ? this.#base.get(before.target) : before;
     }
-    if (below === null) throw new DroverError("corrupt", `Cannot capture "${pathToText(group[0] ?? rootPath)}": no content`);
+    if (below === null) {
+      throw new DroverError("corrupt", `Cannot capture "${pathToText(group[0] ?? rootPath)}": no content`);
+    }
     return below;
   }
 }

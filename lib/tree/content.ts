@@ -22,6 +22,8 @@ export interface FoundContent {
   root: Beneath;
   path: BytePath;
   stat: FileStat;
+  /** The layer it is in; null for content that was offered. */
+  layer: number | null;
 }
 
 /** Content of one store. Directory descriptors stay open until it is disposed. */
@@ -55,7 +57,9 @@ export class Content implements Disposable {
   /** The open directory of a layer. */
   layer(layer: number): Beneath {
     let root = this.#roots.get(layer);
-    if (root === undefined) this.#roots.set(layer, root = Beneath.open(this.#libc, this.#store.layerPath(layer)));
+    if (root === undefined) {
+      this.#roots.set(layer, root = Beneath.open(this.#libc, this.#store.layerPath(layer)));
+    }
     return root;
   }
 
@@ -64,12 +68,12 @@ export class Content implements Disposable {
     const extra = this.#extra.get(toHex(digest));
     if (extra !== undefined) {
       const stat = extra.root.stat(extra.path);
-      if (stat?.kind === "file" && stat.size === size) yield { ...extra, stat };
+      if (stat?.kind === "file" && stat.size === size) yield { ...extra, stat, layer: null };
     }
     for (const { layer, path } of this.#store.contentPlaces(digest)) {
       const root = this.layer(layer);
       const stat = root.stat(path);
-      if (stat?.kind === "file" && stat.size === size) yield { root, path, stat };
+      if (stat?.kind === "file" && stat.size === size) yield { root, path, stat, layer };
     }
   }
 

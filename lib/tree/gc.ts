@@ -28,12 +28,17 @@ export interface GcResult {
 /** Keeps the newest `keep` versions of the head's chain. */
 export async function collectGarbage(tree: Tree, options: { keep: number }): Promise<GcResult> {
   if (!Number.isInteger(options.keep) || options.keep < 1) {
-    throw new DroverError("usage", `Cannot keep "${options.keep}" versions: it must be a whole number from 1`);
+    throw new DroverError(
+      "usage",
+      `Cannot keep "${options.keep}" versions: it must be a whole number from 1`,
+    );
   }
   const { store, libc } = tree;
   const kept = tree.chain.filter((version) => version.stack !== null).slice(0, options.keep);
   const keptIds = new Set(kept.map(({ id }) => id));
-  const dropped = store.versions().filter(({ id, stack }) => stack !== null && !keptIds.has(id)).map(({ id }) => id);
+  const dropped = store.versions().filter(({ id, stack }) => stack !== null && !keptIds.has(id)).map((
+    { id },
+  ) => id);
   using room = Beneath.open(libc, store.path);
   const before = freeBytes(tree, room);
   if (store.setup.capture === "overlay") await squash(tree, kept, dropped);
@@ -60,6 +65,11 @@ async function squash(tree: Tree, kept: readonly StoredVersion[], dropped: reado
   await tree.exclusively(async (live) => {
     if (live.changes.length > 0) throw uncommitted(tree.name, live.changes, "merge the layers of");
     const manifest = store.manifestOf(oldest.id);
+    const stays = new Set(
+      kept.flatMap(({ stack }) =>
+        stack === null || below.every((layer, at) => stack[at] === layer) ? [] : stack
+      ),
+    );
     let merged: number | null = null;
     let places: { digest: Uint8Array; layer: number; path: BytePath }[] = [];
     if (below.length > 1) {
@@ -69,7 +79,7 @@ async function squash(tree: Tree, kept: readonly StoredVersion[], dropped: reado
         after: manifest,
         changes: diffManifests(Manifest.empty, manifest),
         check: false,
-        share: true,
+        share: (layer) => layer !== null && below.includes(layer) && !stays.has(layer),
       });
       await tree.flush(merged);
     }

@@ -45,9 +45,15 @@ export function chooseSetup(context: TreeContext, dir: BytePath, options: InitOp
   const rootless = inUserNamespace || uid !== 0;
   const capture = options.capture ?? (canMount ? "overlay" : "scan");
   if (capture === "overlay" && !canMount) {
-    throw new DroverError("unsupported", `Cannot mount an overlay on "${pathToText(dir)}": this user may not mount`, {
-      hint: `drover fs init ${pathToText(dir)} --capture scan, or run drover below: unshare --user --map-root-user --mount`,
-    });
+    throw new DroverError(
+      "unsupported",
+      `Cannot mount an overlay on "${pathToText(dir)}": this user may not mount`,
+      {
+        hint: `drover fs init ${
+          pathToText(dir)
+        } --capture scan, or run drover below: unshare --user --map-root-user --mount`,
+      },
+    );
   }
   const profile = options.profile ?? (rootless || capture === "scan" ? "portable" : "fast");
   if (profile === "fast" && (rootless || capture === "scan")) {
@@ -63,17 +69,26 @@ export function chooseSetup(context: TreeContext, dir: BytePath, options: InitOp
  *
  * @throws {DroverError} "exists" when it is a tree already, "unsupported" where its place does not allow it.
  */
-export async function initTree(context: TreeContext, dir: BytePath, options: InitOptions = {}): Promise<TreeStatus> {
+export async function initTree(
+  context: TreeContext,
+  dir: BytePath,
+  options: InitOptions = {},
+): Promise<TreeStatus> {
   const { libc } = context.native;
   const absolute = absolutePath(dir);
   const text = pathToText(absolute);
   const known = findTree(context, absolute);
   if (known !== null && !removeUnfinished(context, known.state, absolute)) {
-    throw new DroverError("exists", `Cannot put "${text}" under drover: it already is`, { hint: `drover fs status ${text}` });
+    throw new DroverError("exists", `Cannot put "${text}" under drover: it already is`, {
+      hint: `drover fs status ${text}`,
+    });
   }
   const stat = libc.stat(AT_FDCWD, absolute);
   if (stat?.kind !== "directory") {
-    throw new DroverError("usage", `Cannot put "${text}" under drover: it is ${stat === null ? "not there" : "no directory"}`);
+    throw new DroverError(
+      "usage",
+      `Cannot put "${text}" under drover: it is ${stat === null ? "not there" : "no directory"}`,
+    );
   }
   const setup = chooseSetup(context, absolute, options);
   const state = options.state === undefined ? defaultState(absolute) : absolutePath(options.state);
@@ -102,9 +117,13 @@ export function createEmptyTree(context: TreeContext, dir: BytePath, options: In
   if (there !== null) {
     using place = Beneath.open(libc, dir);
     if (place.list(rootPath).length > 0) {
-      throw new DroverError("exists", `Cannot create a tree in "${pathToText(dir)}": it is not empty and no tree`, {
-        hint: `drover fs init ${pathToText(dir)}`,
-      });
+      throw new DroverError(
+        "exists",
+        `Cannot create a tree in "${pathToText(dir)}": it is not empty and no tree`,
+        {
+          hint: `drover fs init ${pathToText(dir)}`,
+        },
+      );
     }
   } else libc.mkdir(AT_FDCWD, dir, 0o700);
   checkState(context, dir, state, setup.capture);
@@ -117,18 +136,26 @@ function checkState(context: TreeContext, dir: BytePath, state: BytePath, captur
   const { libc } = context.native;
   const text = pathToText(dir);
   if (state === dir || state.startsWith(dir + "/")) {
-    throw new DroverError("usage", `Cannot keep the state of "${text}" inside of it`, { hint: "give --state PATH outside" });
+    throw new DroverError("usage", `Cannot keep the state of "${text}" inside of it`, {
+      hint: "give --state PATH outside",
+    });
   }
   if (libc.stat(AT_FDCWD, state) !== null) {
-    throw new DroverError("exists", `Cannot keep the state of "${text}" in "${pathToText(state)}": something is there`, {
-      hint: "give another place with --state PATH",
-    });
+    throw new DroverError(
+      "exists",
+      `Cannot keep the state of "${text}" in "${pathToText(state)}": something is there`,
+      {
+        hint: "give another place with --state PATH",
+      },
+    );
   }
   const parent = libc.stat(AT_FDCWD, (parentOf(state) || "/") as BytePath);
   if (parent === null || parent.device !== libc.stat(AT_FDCWD, dir)?.device) {
     throw new DroverError(
       "unsupported",
-      `Cannot keep the state of "${text}" in "${pathToText(state)}": it must be on the same file system, in a directory that exists`,
+      `Cannot keep the state of "${text}" in "${
+        pathToText(state)
+      }": it must be on the same file system, in a directory that exists`,
       { hint: "give another place with --state PATH" },
     );
   }
@@ -154,9 +181,13 @@ async function moveBelow(tree: Tree): Promise<void> {
   const writers = writersOf(setup.dir);
   if (writers.length > 0) {
     const who = writers.map(({ pid, command }) => `${command} (${pid})`).join(", ");
-    throw new DroverError("busy", `Cannot put "${tree.name}" under drover: ${who} has files in it open for writing`, {
-      hint: "stop it first: what it writes through open files would go past the overlay",
-    });
+    throw new DroverError(
+      "busy",
+      `Cannot put "${tree.name}" under drover: ${who} has files in it open for writing`,
+      {
+        hint: "stop it first: what it writes through open files would go past the overlay",
+      },
+    );
   }
   store.setNote("init", "moving");
   try {
@@ -176,7 +207,14 @@ async function moveBelow(tree: Tree): Promise<void> {
   await tree.flush(upper);
   const id = versionId(null, rootHash);
   store.transaction(() => {
-    store.addVersion({ id, parent: null, root: rootHash, time: context.now(), message: "init", stack: [layer] });
+    store.addVersion({
+      id,
+      parent: null,
+      root: rootHash,
+      time: context.now(),
+      message: "init",
+      stack: [layer],
+    });
     store.addContent(contentOf(walked.entries, layer));
     store.setNote("init", "mounting");
     store.setPointers({ head: id, base: id, upper });
@@ -194,12 +232,15 @@ function* contentOf(
 }
 
 /** Undoes an init that recorded no version; false when the state is that of a real tree. */
-function removeUnfinished(context: TreeContext, state: BytePath, dir: BytePath): boolean {
+export function removeUnfinished(context: TreeContext, state: BytePath, dir: BytePath): boolean {
   const { libc } = context.native;
   {
     using store = Store.open(context.native, state);
-    if (!store.lock()) throw new DroverError("busy", `Cannot put "${pathToText(dir)}" under drover: another process is at it`);
-    if (store.pointers.head !== null) return false;
+    if (!store.lock()) {
+      throw new DroverError("busy", `Cannot put "${pathToText(dir)}" under drover: another process is at it`);
+    }
+    // A plain tree that is on its way to its first version has files in its directory already.
+    if (store.pointers.head !== null || store.pointers.pending !== null) return false;
     if (store.note("init") === "moving" && libc.stat(AT_FDCWD, store.layerPath(0)) !== null) {
       libc.rename(AT_FDCWD, store.layerPath(0), AT_FDCWD, dir, 0);
     }
@@ -215,9 +256,14 @@ function removeUnfinished(context: TreeContext, state: BytePath, dir: BytePath):
  *
  * @throws {DroverError} "not-a-tree", or "busy" while files are open for writing.
  */
-export async function deinitTree(context: TreeContext, dir: BytePath): Promise<{ dir: string; entries: number }> {
+export async function deinitTree(
+  context: TreeContext,
+  dir: BytePath,
+): Promise<{ dir: string; entries: number }> {
   const place = findTree(context, dir);
-  if (place === null) throw new DroverError("not-a-tree", `Cannot leave "${pathToText(dir)}": it is not under drover`);
+  if (place === null) {
+    throw new DroverError("not-a-tree", `Cannot leave "${pathToText(dir)}": it is not under drover`);
+  }
   const { libc } = context.native;
   let entries = 0;
   {
@@ -253,7 +299,7 @@ async function buildPlain(tree: Tree, captured: Captured): Promise<void> {
     after: captured.manifest,
     changes,
     check: false,
-    share: true,
+    share: () => true,
     plain: true,
   });
   await tree.flush(layer);

@@ -44,6 +44,9 @@ export class LayerBuilder {
   readonly #plan: LayerPlan;
   readonly #made = new Set<BytePath>([rootPath]);
   readonly #linkedInodes = new Set<string>();
+  /** How many files of `after` have a content, by the first bytes of its hash; made when first asked. */
+  #contents: Map<number, number> | null = null;
+  #firstWhiteout: BytePath | null = null;
 
   /** @param root an empty directory; not owned. */
   constructor(root: Beneath, plan: LayerPlan) {
@@ -64,7 +67,7 @@ export class LayerBuilder {
         // Below a directory that is gone, or is no directory any more, there is nothing to hide.
         if (after.get(parent)?.kind !== "directory" || before.get(parent)?.kind !== "directory") continue;
         this.#directory(parent);
-        this.#make(change.path, (fd, name) => this.#libc.mknod(fd, name, "char", 0, 0, 0));
+        this.#whiteout(change.path);
       } else if (entry.kind === "directory") this.#directory(entry.path);
       else if (entry.path !== rootPath) {
         this.#directory(parentOf(entry.path));
@@ -93,7 +96,8 @@ export class LayerBuilder {
 
   /**
    * Takes a file over by a hard link instead of a copy, where a layer of the same file system has exactly this file with exactly
-   * this metadata. Layers never change, so they may share it.
+   * this metadata. Layers never change, so they may share it, but the tree would show two files that have one inode as
+   * linked: the caller sees to it that the other layer goes away, or asks `isOnlyOne` first.
    */
   link(entry: Entry, found: FoundContent): boolean {
     const key = `${found.stat.device}.${found.stat.inode}`;
@@ -109,13 +113,33 @@ export class LayerBuilder {
     return true;
   }
 
+  /** Whether no other file of `after` has this content, so that a shared inode can show only once. */
+  isOnlyOne(entry: Entry): boolean {
+    if (entry.digest === null) return false;
+    if (this.#contents === null) {
+      this.#contents = new Map();
+      const { after } = this.#plan;
+      for (let index = 0; index < after.count; index++) {
+        if (after.kindAt(index) !== "file") continue;
+        const bytes = after.entryBytes(index); // ends with the digest
+        const key = contentKey(bytes, bytes.length - 32);
+        this.#contents.set(key, (this.#contents.get(key) ?? 0) + 1);
+      }
+    }
+    return this.#contents.get(contentKey(entry.digest, 0)) === 1;
+  }
+
   #mayShare(entry: Entry, found: FoundContent): boolean {
     const { stat } = found;
-    if (!statMatches(this.#plan.owners ? stat : { ...stat, uid: entry.uid, gid: entry.gid }, entry)) return false;
+    if (!statMatches(this.#plan.owners ? stat : { ...stat, uid: entry.uid, gid: entry.gid }, entry)) {
+      return false;
+    }
     const xattrs = found.root.xattrs(found.path);
     const own = ownXattrs(xattrs);
     // A file without its content, and in a plain directory any mark of the overlay, must not be shared.
-    if (own.length !== xattrs.length && (this.#plan.plain === true || hasOverlayXattr(xattrs, "metacopy"))) return false;
+    if (own.length !== xattrs.length && (this.#plan.plain === true || hasOverlayXattr(xattrs, "metacopy"))) {
+      return false;
+    }
     return sameXattrs(own, entry.xattrs);
   }
 
@@ -131,7 +155,9 @@ export class LayerBuilder {
     }
     for (const path of [...this.#made].sort().reverse()) {
       const entry = this.#plan.after.get(path);
-      if (entry === null) throw new DroverError("corrupt", `Cannot finish "${pathToText(path)}": it is in no manifest`);
+      if (entry === null) {
+        throw new DroverError("corrupt", `Cannot finish "${pathToText(path)}": it is in no manifest`);
+      }
       const { fd, name } = this.root.place(path);
       applyMetadata(this.#libc, fd, name, entry, { owners: this.#plan.owners, replace: false });
       if (breath.due) await breath.take();
@@ -150,11 +176,29 @@ export class LayerBuilder {
     this.#libc.setXattr(fd, name, opaque, opaqueValue);
   }
 
+  /** All whiteouts of a layer are names of one inode, as the kernel makes them too: an inode each costs far more than a name. */
+  #whiteout(path: BytePath): void {
+    const first = this.#firstWhiteout;
+    if (first !== null && first !== path) {
+      const source = { ...this.root.place(first) };
+      const { fd, name } = this.root.place(path);
+      try {
+        return this.#libc.link(source.fd, source.name, fd, name);
+      } catch (error) {
+        if (errorCode(error) === "EEXIST") return;
+        if (errorCode(error) !== "EMLINK" && errorCode(error) !== "EPERM") throw error;
+      }
+    }
+    this.#make(path, (fd, name) => this.#libc.mknod(fd, name, "char", 0, 0, 0));
+    this.#firstWhiteout = path;
+  }
+
   #special(entry: Entry): void {
     this.#make(entry.path, (fd, name) => {
       if (entry.kind === "symlink") this.#libc.symlink(entry.target, fd, name);
-      else if (entry.kind === "file" || entry.kind === "link" || entry.kind === "directory") throw new TypeError(entry.kind);
-      else this.#libc.mknod(fd, name, entry.kind, 0o600, entry.rdevMajor, entry.rdevMinor);
+      else if (entry.kind === "file" || entry.kind === "link" || entry.kind === "directory") {
+        throw new TypeError(entry.kind);
+      } else this.#libc.mknod(fd, name, entry.kind, 0o600, entry.rdevMajor, entry.rdevMinor);
     });
     this.close(entry);
   }
@@ -168,4 +212,11 @@ export class LayerBuilder {
       if (errorCode(error) !== "EEXIST") throw error;
     }
   }
+}
+
+/** 48 bits of a hash as a number: two contents that share them count as one, which only costs a copy. */
+function contentKey(bytes: Uint8Array, at: number): number {
+  let key = 0;
+  for (let index = Math.max(0, at); index < at + 6; index++) key = key * 256 + (bytes[index] ?? 0);
+  return key;
 }

@@ -5,7 +5,14 @@
  */
 import * as fs from "node:fs";
 import { resolve } from "node:path";
-import { type BytePath, pathFromBytes, pathFromText, pathToBytes, pathToText, rootPath } from "../base/path.ts";
+import {
+  type BytePath,
+  pathFromBytes,
+  pathFromText,
+  pathToBytes,
+  pathToText,
+  rootPath,
+} from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import type { TreeContext } from "./context.ts";
 import { AT_FDCWD } from "./posix.ts";
@@ -98,7 +105,9 @@ export function listTrees(context: TreeContext): TreeListing[] {
         head: pointers.head,
       });
     } catch (error) {
-      context.log?.(`cannot read the tree of ${pathToText(dir)}: ${error instanceof Error ? error.message : error}`);
+      context.log?.(
+        `cannot read the tree of ${pathToText(dir)}: ${error instanceof Error ? error.message : error}`,
+      );
     }
   }
   return listings;

@@ -40,7 +40,9 @@ function setXattrs(libc: Libc, fd: number, name: BytePath, entry: Entry, replace
       if (!["EOPNOTSUPP", "EPERM"].includes(errorCode(error) ?? "")) throw error;
       throw new DroverError(
         "unsupported",
-        `Cannot set xattr "${pathToText(xattr.name)}" of "${pathToText(entry.path)}": this file system, or this user, may not`,
+        `Cannot set xattr "${pathToText(xattr.name)}" of "${
+          pathToText(entry.path)
+        }": this file system, or this user, may not`,
         { cause: error },
       );
     }

@@ -4,7 +4,7 @@
  * @module
  */
 export type { Capture, Profile, ProgressEvent, TreeContext } from "./context.ts";
-export { deinitTree, initTree, type InitOptions } from "./init.ts";
+export { deinitTree, type InitOptions, initTree } from "./init.ts";
 export { findTree, listTrees, openTree, type TreeListing } from "./locate.ts";
 export {
   type ChangeLine,
@@ -14,6 +14,16 @@ export {
   type TreeStatus,
   type VersionLine,
 } from "./tree.ts";
+export {
+  type ExportOptions,
+  type ExportResult,
+  exportTar,
+  type ImportOptions,
+  type ImportResult,
+  importTar,
+  importTree,
+  type ImportTreeOptions,
+} from "./archive.ts";
 export { collectGarbage, type GcResult } from "./gc.ts";
 export { type VerifyFinding, type VerifyResult, verifyTree } from "./verify.ts";
 export {

@@ -43,7 +43,9 @@ export async function serveTrees(context: TreeContext, options: NodeOptions): Pr
   options.signal.addEventListener("abort", () => options.listener.close(), { once: true });
   if (options.signal.aborted) options.listener.close();
   for await (const channel of options.listener) {
-    const conversation = converse(context, channel, { ...options, root }).finally(() => under.delete(conversation));
+    const conversation = converse(context, channel, { ...options, root }).finally(() =>
+      under.delete(conversation)
+    );
     under.add(conversation);
   }
   await Promise.allSettled(under);
@@ -51,7 +53,9 @@ export async function serveTrees(context: TreeContext, options: NodeOptions): Pr
 
 /** Mounts every tree below `root` that a reboot took away, and finishes what a crash left. */
 async function mountAll(context: TreeContext, root: BytePath): Promise<void> {
-  const dirs = new Set<BytePath>(new Registry(context.home).list().map(({ dir }) => dir).filter((dir) => dir.startsWith(`${root}/`)));
+  const dirs = new Set<BytePath>(
+    new Registry(context.home).list().map(({ dir }) => dir).filter((dir) => dir.startsWith(`${root}/`)),
+  );
   using place = Beneath.open(context.native.libc, root);
   for (const { name } of place.list(rootPath)) {
     const state = /^\.(.+)\.drover$/s.exec(name);
@@ -68,12 +72,18 @@ async function mountAll(context: TreeContext, root: BytePath): Promise<void> {
   }
 }
 
-async function converse(context: TreeContext, channel: Channel, options: Omit<NodeOptions, "listener" | "signal">): Promise<void> {
+async function converse(
+  context: TreeContext,
+  channel: Channel,
+  options: Omit<NodeOptions, "listener" | "signal">,
+): Promise<void> {
   using _ = channel;
   try {
     const record = await channel.receive();
     if (record === null) return;
-    if (record.type !== recordType.hello) throw new DroverError("protocol", "Cannot talk: the first record is not HELLO");
+    if (record.type !== recordType.hello) {
+      throw new DroverError("protocol", "Cannot talk: the first record is not HELLO");
+    }
     await answer(context, channel, decodeHello(record.body), options);
     await channel.end();
   } catch (error) {
@@ -129,11 +139,15 @@ async function answerPush(
   const isNew = tree.store.pointers.head === null;
   if (!isNew) await tree.mount();
   // What nobody committed must not be lost when another history takes over.
-  if (hello.force && !isNew) await tree.commit({ message: `kept before ${channel.peer} pushed its own history` });
+  if (hello.force && !isNew) {
+    await tree.commit({ message: `kept before ${channel.peer} pushed its own history` });
+  }
   await channel.send(recordType.state, encodeMessage(await sideState(tree, isNew, true)));
   const received = await receiveFrom(channel, tree, allow);
   if (received !== null) context.log?.(`${tree.name}: ${received.to.slice(0, 12)} from ${channel.peer}`);
-  else if (isNew && tree.store.pointers.head === null) context.log?.(`${tree.name}: nothing came from ${channel.peer}`);
+  else if (isNew && tree.store.pointers.head === null) {
+    context.log?.(`${tree.name}: nothing came from ${channel.peer}`);
+  }
 }
 
 async function answerPull(channel: Channel, tree: Tree, hello: Hello): Promise<void> {
@@ -141,10 +155,18 @@ async function answerPull(channel: Channel, tree: Tree, hello: Hello): Promise<v
   if (state === null) throw new DroverError("protocol", "Cannot answer a pull that does not say what it has");
   const decision = decide(tree, state, hello.force);
   if (decision === "diverged") {
-    throw new DroverError("diverged", `Cannot pull "${hello.tree}": both sides have versions that the other has not`, {
-      hint: "--theirs makes your tree follow the node, --ours makes the node follow your tree; the other history is kept",
-      details: { theirs: tree.chain.map(({ id }) => id).filter((id) => !state.chain.includes(id)).slice(0, 1000), ours: state.chain.slice(0, 1000) },
-    });
+    throw new DroverError(
+      "diverged",
+      `Cannot pull "${hello.tree}": both sides have versions that the other has not`,
+      {
+        hint:
+          "--theirs makes your tree follow the node, --ours makes the node follow your tree; the other history is kept",
+        details: {
+          theirs: tree.chain.map(({ id }) => id).filter((id) => !state.chain.includes(id)).slice(0, 1000),
+          ours: state.chain.slice(0, 1000),
+        },
+      },
+    );
   }
   if (decision !== "forward") {
     return await channel.send(recordType.nothing, encodeMessage({ reason: decision }));

@@ -45,7 +45,10 @@ export function mountsOn(dir: BytePath): Mounted[] {
 
 /** mountinfo writes blanks, newlines and backslashes as three octal digits. */
 function unescape(text: string): BytePath {
-  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(parseInt(digits, 8))) as BytePath;
+  return text.replace(
+    /\\([0-7]{3})/g,
+    (_, digits: string) => String.fromCharCode(parseInt(digits, 8)),
+  ) as BytePath;
 }
 
 /** The tree's own overlay that is visible on its directory, as the number of its upper layer; null if none is. */
@@ -74,7 +77,10 @@ export function showStack(libc: Libc, store: Store, log?: (line: string) => void
   const { setup, pointers } = store;
   const base = pointers.base === null ? null : store.version(pointers.base);
   if (base?.stack === null || base?.stack === undefined) {
-    throw new DroverError("corrupt", `Cannot mount "${pathToText(setup.dir)}": the content of its version is not kept`);
+    throw new DroverError(
+      "corrupt",
+      `Cannot mount "${pathToText(setup.dir)}": the content of its version is not kept`,
+    );
   }
   const lower = [...base.stack].reverse().map((layer) => store.layerPath(layer));
   const fast = setup.profile === "fast" && !setup.userxattr;
@@ -90,9 +96,13 @@ export function showStack(libc: Libc, store: Store, log?: (line: string) => void
   };
   const there = mountedUpper(store);
   if (there === null && mountsOn(setup.dir).length > 0) {
-    throw new DroverError("busy", `Cannot mount "${pathToText(setup.dir)}": something else is mounted there`, {
-      hint: "see `findmnt`, and unmount it first",
-    });
+    throw new DroverError(
+      "busy",
+      `Cannot mount "${pathToText(setup.dir)}": something else is mounted there`,
+      {
+        hint: "see `findmnt`, and unmount it first",
+      },
+    );
   }
   // With index=on the kernel refuses a lower that a live overlay has as its upper.
   if (there !== null && !(fast && lower.some((path) => path === store.layerPath(there.upper)))) {
@@ -109,7 +119,11 @@ export function showStack(libc: Libc, store: Store, log?: (line: string) => void
     libc.mountOverlay(options, setup.dir, false);
   } catch (error) {
     if (!fast || errorCode(error) !== "EBUSY") throw error;
-    log?.(`${pathToText(setup.dir)}: programs still hold the overlay that was there; mounted without the inode index`);
+    log?.(
+      `${
+        pathToText(setup.dir)
+      }: programs still hold the overlay that was there; mounted without the inode index`,
+    );
     libc.mountOverlay({ ...options, index: false }, setup.dir, false);
   }
 }
@@ -123,7 +137,8 @@ export function writersOf(dir: BytePath, limit = 8): { pid: number; command: str
       for (const fd of fs.readdirSync(`/proc/${pid}/fd`)) {
         const path = fs.readlinkSync(`/proc/${pid}/fd/${fd}`);
         if (!path.startsWith(prefix)) continue;
-        const flags = /^flags:\s*(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
+        const flags = /^flags:\s*(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ??
+          "0";
         if ((parseInt(flags, 8) & 3) === 0) continue;
         found.push({ pid: Number(pid), command: fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim(), path });
         break;

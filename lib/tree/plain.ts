@@ -79,7 +79,12 @@ class PlainApply {
   async #pause(): Promise<void> {
     this.#done++;
     if (!this.#breath.due) return;
-    this.#plan.progress?.({ phase: "apply", done: this.#done, total: this.#plan.changes.length, unit: "entries" });
+    this.#plan.progress?.({
+      phase: "apply",
+      done: this.#done,
+      total: this.#plan.changes.length,
+      unit: "entries",
+    });
     await this.#breath.take();
   }
 
@@ -130,7 +135,10 @@ class PlainApply {
     }
     if (stat !== null && before === null) this.#rescue(after.path, "it was made meanwhile");
     const made = this.#inWorkshop((fd, name) => this.#create(after, fd, name));
-    applyMetadata(this.#libc, this.#plan.workshop.fd, made, after, { owners: this.#plan.owners, replace: false });
+    applyMetadata(this.#libc, this.#plan.workshop.fd, made, after, {
+      owners: this.#plan.owners,
+      replace: false,
+    });
     const { fd, name } = this.#root.place(after.path);
     this.#libc.rename(this.#plan.workshop.fd, made, fd, name);
   }
@@ -138,8 +146,10 @@ class PlainApply {
   /** Whether an earlier attempt, or nobody at all, already made it so. Content is told by size and mtime, as rsync does. */
   #isAlready(after: Entry, stat: FileStat): boolean {
     const before = this.#plan.before.get(after.path);
-    if (before?.kind === "file" && after.kind === "file" && before.mtimeSeconds === after.mtimeSeconds &&
-      before.mtimeNanos === after.mtimeNanos && before.size === after.size) return false; // stat cannot tell them apart
+    if (
+      before?.kind === "file" && after.kind === "file" && before.mtimeSeconds === after.mtimeSeconds &&
+      before.mtimeNanos === after.mtimeNanos && before.size === after.size
+    ) return false; // stat cannot tell them apart
     if (!statMatches(this.#likeOwned(stat, after), after)) return false;
     if (after.kind === "file") return stat.nlink === this.#plan.after.namesOf(after.path).length;
     return after.kind === "symlink" && readTarget(this.#root, after.path) === after.target;
@@ -147,7 +157,9 @@ class PlainApply {
 
   #onlyMetadata(before: Entry, after: Entry, stat: FileStat): boolean {
     if (before.kind !== "file" || after.kind !== "file" || stat.kind !== "file") return false;
-    if (before.digest === null || after.digest === null || !bytesEqual(before.digest, after.digest)) return false;
+    if (before.digest === null || after.digest === null || !bytesEqual(before.digest, after.digest)) {
+      return false;
+    }
     return stat.size === after.size && stat.nlink === this.#plan.after.namesOf(after.path).length &&
       stat.mtimeSeconds === before.mtimeSeconds && stat.mtimeNanos === before.mtimeNanos;
   }
@@ -169,9 +181,13 @@ class PlainApply {
   #fill(after: Entry, target: number): void {
     const source = after.digest === null ? null : this.#plan.content.open(after.digest, after.size);
     if (source === null) {
-      throw new DroverError("corrupt", `Cannot make "${pathToText(after.path)}": its content is not in the store`, {
-        hint: "run `drover fs verify DIR`",
-      });
+      throw new DroverError(
+        "corrupt",
+        `Cannot make "${pathToText(after.path)}": its content is not in the store`,
+        {
+          hint: "run `drover fs verify DIR`",
+        },
+      );
     }
     try {
       this.#libc.copyRange(source, 0, target, 0, after.size);
@@ -183,7 +199,9 @@ class PlainApply {
   #link(after: Entry): void {
     const leader = this.#root.stat(after.target);
     const stat = this.#root.stat(after.path);
-    if (leader !== null && stat !== null && leader.inode === stat.inode && leader.device === stat.device) return;
+    if (leader !== null && stat !== null && leader.inode === stat.inode && leader.device === stat.device) {
+      return;
+    }
     const made = this.#inWorkshop((fd, name) => {
       const source = this.#root.place(after.target);
       this.#libc.link(source.fd, source.name, fd, name);
@@ -207,7 +225,9 @@ class PlainApply {
       if (this.#plan.workshop.stat(kept) !== null) continue;
       this.#libc.rename(fd, name, this.#plan.workshop.fd, kept);
       this.#root.forget();
-      this.#plan.log?.(`"${pathToText(path)}" was moved to "${pathToText(kept)}" in the state directory: ${why}`);
+      this.#plan.log?.(
+        `"${pathToText(path)}" was moved to "${pathToText(kept)}" in the state directory: ${why}`,
+      );
       return;
     }
   }

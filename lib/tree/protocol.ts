@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { DroverError, type DroverCode, FormatError } from "../base/errors.ts";
+import { type DroverCode, DroverError, FormatError } from "../base/errors.ts";
 import { isVersionId } from "../version/history.ts";
 import { treeNameFault } from "../net/mod.ts";
 
@@ -108,7 +108,9 @@ export interface Done {
 }
 
 /** Packs a control message. */
-export function encodeMessage(message: Hello | SideState | Offer | Ready | Done | ErrorMessage | { reason: string }): Uint8Array {
+export function encodeMessage(
+  message: Hello | SideState | Offer | Ready | Done | ErrorMessage | { reason: string },
+): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(message));
 }
 
@@ -134,8 +136,22 @@ export function errorMessage(error: unknown): ErrorMessage {
 }
 
 const codes: ReadonlySet<string> = new Set<DroverCode>([
-  "usage", "not-a-tree", "exists", "unknown-tree", "unknown-version", "busy", "uncommitted", "diverged", "auth",
-  "protocol", "format", "wrong-base", "corrupt", "disconnected", "unsupported", "no-space",
+  "usage",
+  "not-a-tree",
+  "exists",
+  "unknown-tree",
+  "unknown-version",
+  "busy",
+  "uncommitted",
+  "diverged",
+  "auth",
+  "protocol",
+  "format",
+  "wrong-base",
+  "corrupt",
+  "disconnected",
+  "unsupported",
+  "no-space",
 ]);
 
 /** The error that the other side reported, as ours. */
@@ -232,7 +248,9 @@ class Fields {
       try {
         value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(source));
       } catch (error) {
-        throw new FormatError(`protocol.${what}`, 0, `Cannot read a ${what} message: it is no JSON`, { cause: error });
+        throw new FormatError(`protocol.${what}`, 0, `Cannot read a ${what} message: it is no JSON`, {
+          cause: error,
+        });
       }
     }
     if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -242,12 +260,18 @@ class Fields {
   }
 
   fail(key: string, message: string): FormatError {
-    return new FormatError(`protocol.${this.#what}.${key}`, -1, `Cannot read a ${this.#what} message: ${key}: ${message}`);
+    return new FormatError(
+      `protocol.${this.#what}.${key}`,
+      -1,
+      `Cannot read a ${this.#what} message: ${key}: ${message}`,
+    );
   }
 
   text(key: string, lengthMax: number): string {
     const value = this.#value[key];
-    if (typeof value !== "string" || value.length > lengthMax) throw this.fail(key, `must be text of at most ${lengthMax}`);
+    if (typeof value !== "string" || value.length > lengthMax) {
+      throw this.fail(key, `must be text of at most ${lengthMax}`);
+    }
     return value;
   }
 
@@ -264,7 +288,9 @@ class Fields {
 
   count(key: string, max: number): number {
     const value = this.number(key);
-    if (!Number.isInteger(value) || value < 0 || value > max) throw this.fail(key, `must be a whole number up to ${max}`);
+    if (!Number.isInteger(value) || value < 0 || value > max) {
+      throw this.fail(key, `must be a whole number up to ${max}`);
+    }
     return value;
   }
 
@@ -276,26 +302,36 @@ class Fields {
 
   texts(key: string, countMax: number, lengthMax: number): string[] {
     const value = this.#value[key];
-    if (!Array.isArray(value) || value.length > countMax) throw this.fail(key, `must be a list of at most ${countMax}`);
+    if (!Array.isArray(value) || value.length > countMax) {
+      throw this.fail(key, `must be a list of at most ${countMax}`);
+    }
     return value.map((item: unknown) => {
-      if (typeof item !== "string" || item.length > lengthMax) throw this.fail(key, `must hold texts of at most ${lengthMax}`);
+      if (typeof item !== "string" || item.length > lengthMax) {
+        throw this.fail(key, `must hold texts of at most ${lengthMax}`);
+      }
       return item;
     });
   }
 
   list(key: string, countMax: number): Fields[] {
     const value = this.#value[key];
-    if (!Array.isArray(value) || value.length > countMax) throw this.fail(key, `must be a list of at most ${countMax}`);
+    if (!Array.isArray(value) || value.length > countMax) {
+      throw this.fail(key, `must be a list of at most ${countMax}`);
+    }
     return value.map((item: unknown) => new Fields(item as Record<string, unknown>, this.#what));
   }
 
   nested(key: string): Fields | null {
     const value = this.#value[key];
-    return value === undefined || value === null ? null : new Fields(value as Record<string, unknown>, this.#what);
+    return value === undefined || value === null
+      ? null
+      : new Fields(value as Record<string, unknown>, this.#what);
   }
 
   record(key: string): Record<string, unknown> {
     const value = this.#value[key];
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? value as Record<string, unknown> : {};
+    return typeof value === "object" && value !== null && !Array.isArray(value)
+      ? value as Record<string, unknown>
+      : {};
   }
 }

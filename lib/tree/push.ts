@@ -124,12 +124,20 @@ export interface PushResult {
 export type PullResult = PushResult;
 
 /** Brings the node's tree to this tree's head. */
-export async function pushTree(context: TreeContext, dir: BytePath, options: PushOptions): Promise<PushResult> {
+export async function pushTree(
+  context: TreeContext,
+  dir: BytePath,
+  options: PushOptions,
+): Promise<PushResult> {
   const started = performance.now();
   await using tree = await openTree(context, dir);
   const captured = await commitFirst(tree, options);
   const left = options.commit === true ? 0 : (await tree.live()).changes.length;
-  if (left > 0) context.log?.(`${left} uncommitted change${left === 1 ? " stays" : "s stay"} out; --commit takes them along`);
+  if (left > 0) {
+    context.log?.(
+      `${left} uncommitted change${left === 1 ? " stays" : "s stay"} out; --commit takes them along`,
+    );
+  }
   return await attempts(options, async (channel, rounds) => {
     await channel.send(
       recordType.hello,
@@ -154,8 +162,13 @@ export async function pushTree(context: TreeContext, dir: BytePath, options: Pus
       await nothing(channel, "the other side has uncommitted changes");
       throw new DroverError(
         "uncommitted",
-        `Cannot push to "${options.url.name}": it has ${state.uncommitted} uncommitted changes there (${state.uncommittedPaths.slice(0, 3).join(", ")}…)`,
-        { hint: "commit them on that node, or push with --ours", details: { uncommitted: state.uncommittedPaths } },
+        `Cannot push to "${options.url.name}": it has ${state.uncommitted} uncommitted changes there (${
+          state.uncommittedPaths.slice(0, 3).join(", ")
+        }…)`,
+        {
+          hint: "commit them on that node, or push with --ours",
+          details: { uncommitted: state.uncommittedPaths },
+        },
       );
     }
     const sent = await sendTo(channel, tree, state, options.mode, options.resolve === "ours");
@@ -168,17 +181,26 @@ export async function pullTree(context: TreeContext, options: PullOptions): Prom
   const started = performance.now();
   const dir = absolutePath(options.dir);
   const { capture, profile } = options;
-  await using tree = findTree(context, dir) !== null ? await openTree(context, dir) : createEmptyTree(context, dir, {
-    ...capture === undefined ? {} : { capture },
-    ...profile === undefined ? {} : { profile },
-  });
+  await using tree = findTree(context, dir) !== null
+    ? await openTree(context, dir)
+    : createEmptyTree(context, dir, {
+      ...capture === undefined ? {} : { capture },
+      ...profile === undefined ? {} : { profile },
+    });
   return await pullInto(tree, options, started, 0);
 }
 
-async function pullInto(tree: Tree, options: PullOptions, started: number, before: number): Promise<PullResult> {
+async function pullInto(
+  tree: Tree,
+  options: PullOptions,
+  started: number,
+  before: number,
+): Promise<PullResult> {
   const isNew = tree.store.pointers.head === null;
   const force = options.resolve === "theirs";
-  const captured = isNew ? null : await commitFirst(tree, { ...options, commit: options.commit === true || force });
+  const captured = isNew
+    ? null
+    : await commitFirst(tree, { ...options, commit: options.commit === true || force });
   if (!isNew && captured === null) {
     const { changes } = await tree.live();
     if (changes.length > 0) throw uncommitted(tree.name, changes, "pull into");
@@ -186,27 +208,57 @@ async function pullInto(tree: Tree, options: PullOptions, started: number, befor
   return await attempts(options, async (channel, rounds) => {
     await channel.send(
       recordType.hello,
-      encodeHello({ verb: "pull", tree: options.url.name, force, state: await sideState(tree, isNew, false) }),
+      encodeHello({
+        verb: "pull",
+        tree: options.url.name,
+        force,
+        state: await sideState(tree, isNew, false),
+      }),
     );
-    const received = await receiveFrom(channel, tree, options.allow ?? { devices: false, securityXattrs: false });
+    const received = await receiveFrom(
+      channel,
+      tree,
+      options.allow ?? { devices: false, securityXattrs: false },
+    );
     if (received !== null) {
-      return result(channel, { started, captured, rounds: rounds + before, from: received.from, to: received.to, left: 0, received });
+      return result(channel, {
+        started,
+        captured,
+        rounds: rounds + before,
+        from: received.from,
+        to: received.to,
+        left: 0,
+        received,
+      });
     }
     const head = tree.store.pointers.head ?? "";
     return result(channel, { started, captured, rounds: rounds + before, from: head, to: head, left: 0 });
   }, async (error) => {
     // `--ours`: the node gives way instead.
-    if (options.resolve !== "ours" || !(error instanceof DroverError) || error.code !== "diverged") throw error;
+    if (options.resolve !== "ours" || !(error instanceof DroverError) || error.code !== "diverged") {
+      throw error;
+    }
     return await pushOver(tree, options, started);
   });
 }
 
 async function pushOver(tree: Tree, options: PullOptions, started: number): Promise<PushResult> {
   return await attempts(options, async (channel, rounds) => {
-    await channel.send(recordType.hello, encodeHello({ verb: "push", tree: options.url.name, force: true, state: null }));
+    await channel.send(
+      recordType.hello,
+      encodeHello({ verb: "push", tree: options.url.name, force: true, state: null }),
+    );
     const state = decodeState(await expectRecord(channel, recordType.state));
     const sent = await sendTo(channel, tree, state, "delta", true);
-    return result(channel, { started, captured: null, rounds, from: state.head, to: sent.done.head, left: 0, sent });
+    return result(channel, {
+      started,
+      captured: null,
+      rounds,
+      from: state.head,
+      to: sent.done.head,
+      left: 0,
+      sent,
+    });
   });
 }
 
@@ -237,7 +289,10 @@ async function attempts(
   }
 }
 
-async function commitFirst(tree: Tree, options: { commit?: boolean; message?: string }): Promise<CommitResult | null> {
+async function commitFirst(
+  tree: Tree,
+  options: { commit?: boolean; message?: string },
+): Promise<CommitResult | null> {
   if (options.commit !== true) return null;
   return await tree.commit(options.message === undefined ? {} : { message: options.message });
 }
@@ -245,7 +300,10 @@ async function commitFirst(tree: Tree, options: { commit?: boolean; message?: st
 /** What this side has, for the other one. */
 export async function sideState(tree: Tree, isNew: boolean, look: boolean): Promise<SideState> {
   const ids = tree.chain.map(({ id }) => id);
-  const chain = [...ids.slice(0, chainDenseMax), ...sampleAncestors(ids.slice(chainDenseMax))].slice(0, chainIdsMax);
+  const chain = [...ids.slice(0, chainDenseMax), ...sampleAncestors(ids.slice(chainDenseMax))].slice(
+    0,
+    chainIdsMax,
+  );
   const changes = !look || tree.store.pointers.head === null ? [] : (await tree.live()).changes;
   return {
     exists: !isNew,
@@ -262,7 +320,9 @@ export type Decision = "same" | "forward" | "theirs-is-newer" | "diverged";
 /** Compares this tree's head with the other side's. `force` makes any difference a way forward. */
 export function decide(tree: Tree, other: SideState, force: boolean): Decision {
   const { head } = tree.store.pointers;
-  if (head === null) throw new DroverError("unknown-version", `Cannot send "${tree.name}": it has no version yet`);
+  if (head === null) {
+    throw new DroverError("unknown-version", `Cannot send "${tree.name}": it has no version yet`);
+  }
   if (head === other.head) return "same";
   if (force || other.head === null) return "forward";
   if (tree.chain.some(({ id }) => id === other.head)) return "forward";
@@ -284,13 +344,17 @@ function refusal(tree: Tree, state: SideState, decision: Decision, url: TreeUrl)
       apart.ours.slice(0, 3).map((id) => id.slice(0, 12)).join(", ")
     }; ${apart.theirs.length} there: ${apart.theirs.slice(0, 3).map((id) => id.slice(0, 12)).join(", ")})`,
     {
-      hint: `--ours makes the node follow this tree, --theirs makes this tree follow the node; the other history is kept`,
+      hint:
+        `--ours makes the node follow this tree, --theirs makes this tree follow the node; the other history is kept`,
       details: apart,
     },
   );
 }
 
-function versionsApart(tree: Tree, other: SideState): { ours: string[]; theirs: string[]; common: string | null } {
+function versionsApart(
+  tree: Tree,
+  other: SideState,
+): { ours: string[]; theirs: string[]; common: string | null } {
   const mine = tree.chain.map(({ id }) => id);
   const theirs = new Set(other.chain);
   const known = new Set(mine);
@@ -336,18 +400,28 @@ async function manifestOf(channel: Channel, tree: Tree, id: string): Promise<Man
   if (known !== null) return known;
   await channel.send(recordType.manifestRequest, new TextEncoder().encode(id));
   const body = await expectRecord(channel, recordType.manifest);
-  const size = body.length < 8 ? -1 : Number(new DataView(body.buffer, body.byteOffset).getBigUint64(0, true));
+  const size = body.length < 8
+    ? -1
+    : Number(new DataView(body.buffer, body.byteOffset).getBigUint64(0, true));
   if (size < 0 || size > manifestRawMax) {
     throw new DroverError("format", `Cannot take a manifest of ${size} bytes: at most ${manifestRawMax}`);
   }
-  return Manifest.fromBytes(await tree.context.native.zstd.decompress(body.subarray(8), { size, windowLogMax: 27 }));
+  return Manifest.fromBytes(
+    await tree.context.native.zstd.decompress(body.subarray(8), { size, windowLogMax: 27 }),
+  );
 }
 
 /** Receives what the other side sends: a package, or the word that there is nothing. Answers its questions. */
-export async function receiveFrom(channel: Channel, tree: Tree, allow: Allowance): Promise<ReceiveResult | null> {
+export async function receiveFrom(
+  channel: Channel,
+  tree: Tree,
+  allow: Allowance,
+): Promise<ReceiveResult | null> {
   for (;;) {
     const record = await channel.receive();
-    if (record === null) throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
+    if (record === null) {
+      throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
+    }
     switch (record.type) {
       case recordType.error:
         throw remoteError(record.body, channel.peer);
@@ -360,7 +434,10 @@ export async function receiveFrom(channel: Channel, tree: Tree, allow: Allowance
       case recordType.offer: {
         try {
           const received = await receivePackage(channel, tree, allow, record.body);
-          await channel.send(recordType.done, encodeMessage({ head: received.to, applySeconds: received.applySeconds }));
+          await channel.send(
+            recordType.done,
+            encodeMessage({ head: received.to, applySeconds: received.applySeconds }),
+          );
           return received;
         } catch (error) {
           await channel.send(recordType.error, encodeMessage(errorMessage(error))).catch(() => {});
@@ -368,7 +445,10 @@ export async function receiveFrom(channel: Channel, tree: Tree, allow: Allowance
         }
       }
       default:
-        throw new DroverError("protocol", `Cannot go on with ${channel.peer}: record 0x${record.type.toString(16)} is out of turn`);
+        throw new DroverError(
+          "protocol",
+          `Cannot go on with ${channel.peer}: record 0x${record.type.toString(16)} is out of turn`,
+        );
     }
   }
 }
@@ -387,10 +467,15 @@ async function nothing(channel: Channel, reason: string): Promise<void> {
 
 async function expectRecord(channel: Channel, type: number): Promise<Uint8Array<ArrayBuffer>> {
   const record = await channel.receive();
-  if (record === null) throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
+  if (record === null) {
+    throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
+  }
   if (record.type === recordType.error) throw remoteError(record.body, channel.peer);
   if (record.type !== type) {
-    throw new DroverError("protocol", `Cannot go on with ${channel.peer}: record 0x${record.type.toString(16)} is out of turn`);
+    throw new DroverError(
+      "protocol",
+      `Cannot go on with ${channel.peer}: record 0x${record.type.toString(16)} is out of turn`,
+    );
   }
   return record.body;
 }

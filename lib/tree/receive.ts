@@ -36,6 +36,7 @@ import {
   type Upsert,
 } from "../version/package.ts";
 import type { Part } from "../version/part.ts";
+import { joinPrefix } from "../version/prefix.ts";
 import {
   checkSegmentDigest,
   decodeSegment,
@@ -47,6 +48,7 @@ import {
   type SegmentBody,
 } from "../version/segment.ts";
 import { isOverlayXattr, isWhiteoutDevice } from "../version/whiteout.ts";
+import { readSlice } from "./bases.ts";
 import { Beneath, isFull } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import { objectPath } from "./content.ts";
@@ -96,7 +98,12 @@ export interface ReceiveResult {
  *
  * @throws {FormatError} for what breaks its format; {DroverError} "wrong-base", "diverged", "uncommitted", "no-space", …
  */
-export async function receivePackage(channel: Channel, tree: Tree, allow: Allowance, offerBody: Uint8Array): Promise<ReceiveResult> {
+export async function receivePackage(
+  channel: Channel,
+  tree: Tree,
+  allow: Allowance,
+  offerBody: Uint8Array,
+): Promise<ReceiveResult> {
   const offer = decodeOffer(offerBody);
   try {
     const receiver = await PackageReceiver.begin(channel, tree, allow, offer);
@@ -105,10 +112,14 @@ export async function receivePackage(channel: Channel, tree: Tree, allow: Allowa
     // What is wrong in itself must not be taken up again.
     if (error instanceof DroverError && ["format", "corrupt"].includes(error.code)) dropStaging(tree);
     if (!isFull(error)) throw error;
-    throw new DroverError("no-space", `Cannot receive into "${tree.name}": the file system is full; nothing was changed`, {
-      hint: "make room and push again: what was received is kept",
-      cause: error,
-    });
+    throw new DroverError(
+      "no-space",
+      `Cannot receive into "${tree.name}": the file system is full; nothing was changed`,
+      {
+        hint: "make room and push again: what was received is kept",
+        cause: error,
+      },
+    );
   }
 }
 
@@ -153,9 +164,12 @@ class PackageReceiver {
     const from = chunks[0]?.header?.from ?? null;
     const { head } = tree.store.pointers;
     if (from !== null && from !== head) {
-      throw new DroverError("wrong-base", `Cannot apply a package for version ${from.slice(0, 12)} to "${tree.name}": its head is ${
-        head?.slice(0, 12) ?? "nothing"
-      }`);
+      throw new DroverError(
+        "wrong-base",
+        `Cannot apply a package for version ${from.slice(0, 12)} to "${tree.name}": its head is ${
+          head?.slice(0, 12) ?? "nothing"
+        }`,
+      );
     }
     const base = from === null ? Manifest.empty : tree.store.manifestOf(from);
     const metadata = resolveMetadata(chunks, base);
@@ -177,7 +191,9 @@ class PackageReceiver {
         ...store.setup,
       });
     const done = new StagedSegments(this.#tree, staging.layer);
-    const have = done.read().filter(({ index }) => index < this.#segmentDigests.length && this.#segmentDigests[index] === null);
+    const have = done.read().filter(({ index }) =>
+      index < this.#segmentDigests.length && this.#segmentDigests[index] === null
+    );
     for (const { index, digest, pieces } of have) {
       this.#ledger.add(pieces);
       this.#segmentDigests[index] = digest;
@@ -226,7 +242,9 @@ class PackageReceiver {
     const staging = { layer: store.newLayer(), to: this.#metadata.to, metadata, boot };
     store.setNote("staging", JSON.stringify(staging));
     this.#tree.libc.mkdir(AT_FDCWD, stagingPath(this.#tree, staging.layer), 0o700);
-    if (store.setup.capture === "overlay") this.#tree.libc.mkdir(AT_FDCWD, store.layerPath(staging.layer), 0o700);
+    if (store.setup.capture === "overlay") {
+      this.#tree.libc.mkdir(AT_FDCWD, store.layerPath(staging.layer), 0o700);
+    }
     return staging;
   }
 
@@ -244,7 +262,9 @@ class PackageReceiver {
   *#allFiles(): Generator<{ entry: Entry; sameContent: boolean }> {
     const withPieces = new Set(this.#metadata.upserts.filter(hasPieces).map(({ entry }) => entry.path));
     for (const { after } of this.#changes) {
-      if (after?.kind === "file" && !withPieces.has(after.path)) yield { entry: after, sameContent: after.size > 0 };
+      if (after?.kind === "file" && !withPieces.has(after.path)) {
+        yield { entry: after, sameContent: after.size > 0 };
+      }
     }
   }
 
@@ -259,7 +279,10 @@ class PackageReceiver {
         const record = await this.#channel.receive();
         if (failure !== null) throw failure;
         if (record === null) {
-          throw new DroverError("disconnected", `Cannot go on with ${this.#channel.peer}: it ended before the trailer`);
+          throw new DroverError(
+            "disconnected",
+            `Cannot go on with ${this.#channel.peer}: it ended before the trailer`,
+          );
         }
         if (record.type === recordType.trailer) {
           await writing;
@@ -272,7 +295,7 @@ class PackageReceiver {
           upserts: this.#metadata.upserts,
         });
         const digest = body.digest.slice(); // the body's memory is given back
-        const raw = unpackSegment(this.#tree, body);
+        const raw = unpackSegment(this.#tree, body, this.#before);
         raw.catch(() => {}); // awaited in order below
         writing = writing.then(async () => {
           if (failure !== null) return;
@@ -292,9 +315,19 @@ class PackageReceiver {
     }
   }
 
-  async #write(replay: Replay, sink: Sink, done: StagedSegments, segment: RawSegment, digest: Uint8Array): Promise<void> {
+  async #write(
+    replay: Replay,
+    sink: Sink,
+    done: StagedSegments,
+    segment: RawSegment,
+    digest: Uint8Array,
+  ): Promise<void> {
     if (this.#segmentDigests[segment.index] !== null) {
-      throw new FormatError("package.segment.twice", -1, `Cannot use segment ${segment.index}: it came before`);
+      throw new FormatError(
+        "package.segment.twice",
+        -1,
+        `Cannot use segment ${segment.index}: it came before`,
+      );
     }
     const complete = this.#ledger.add(segment.pieces);
     await replay.run(segment);
@@ -318,7 +351,11 @@ class PackageReceiver {
     this.#ledger.finish();
     const digests = this.#segmentDigests.map((digest, index) => {
       if (digest !== null) return digest;
-      throw new FormatError("package.segment.missing", -1, `Cannot use the package: segment ${index} did not come`);
+      throw new FormatError(
+        "package.segment.missing",
+        -1,
+        `Cannot use the package: segment ${index} did not come`,
+      );
     });
     const rule = trailer.segmentCount !== digests.length
       ? "count"
@@ -329,7 +366,13 @@ class PackageReceiver {
       : bytesEqual(trailer.digest, packageDigest(this.#chunkDigests, digests))
       ? null
       : "digest";
-    if (rule !== null) throw new FormatError(`package.trailer.${rule}`, 0, "Cannot use the package: its trailer does not fit it");
+    if (rule !== null) {
+      throw new FormatError(
+        `package.trailer.${rule}`,
+        0,
+        "Cannot use the package: its trailer does not fit it",
+      );
+    }
   }
 
   async #finish(sink: Sink): Promise<void> {
@@ -342,11 +385,18 @@ class PackageReceiver {
     const { store } = this.#tree;
     const metadata = this.#metadata;
     const last = metadata.versions.at(-1) ?? store.version(metadata.to);
-    if (last === null || last === undefined) throw new FormatError("version.chain", -1, "Cannot use the package: it names no version");
+    if (last === null || last === undefined) {
+      throw new FormatError("version.chain", -1, "Cannot use the package: it names no version");
+    }
     await this.#tree.exclusively(async (live) => {
-      if (live.changes.length > 0 && store.pointers.head !== null) throw uncommitted(this.#tree.name, live.changes, "bring a new version to");
+      if (live.changes.length > 0 && store.pointers.head !== null) {
+        throw uncommitted(this.#tree.name, live.changes, "bring a new version to");
+      }
       const below = metadata.from === null ? [] : store.version(metadata.from)?.stack ?? [];
-      const version: StoredVersion = { ...last, stack: store.setup.capture === "scan" ? [] : [...below, layer] };
+      const version: StoredVersion = {
+        ...last,
+        stack: store.setup.capture === "scan" ? [] : [...below, layer],
+      };
       const history = metadata.versions.slice(0, -1).map((known) => ({ ...known, stack: null }));
       await this.#tree.advance(version, history, this.#after, live.captured.manifest, sink.places());
     });
@@ -408,7 +458,8 @@ class LayerSink implements Sink {
   inherit(entry: Entry): void {
     if (entry.digest === null) return;
     if (this.#root.stat(entry.path) !== null) this.#root.unlink(entry.path); // from an attempt that was cut off
-    for (const found of this.#tree.content.find(entry.digest, entry.size)) {
+    const only = this.#builder.isOnlyOne(entry);
+    for (const found of only ? this.#tree.content.find(entry.digest, entry.size) : []) {
       if (this.#builder.link(entry, found)) return;
     }
     const target = this.#builder.create(entry);
@@ -448,7 +499,9 @@ class LayerSink implements Sink {
 
   *places(): Generator<{ digest: Uint8Array; layer: number; path: BytePath }> {
     for (const { after } of this.#changes) {
-      if (after !== null && after.digest !== null) yield { digest: after.digest, layer: this.layer, path: after.path };
+      if (after !== null && after.digest !== null) {
+        yield { digest: after.digest, layer: this.layer, path: after.path };
+      }
     }
   }
 }
@@ -495,7 +548,12 @@ class ObjectSink implements Sink {
   }
 
   #create(file: BytePath, truncate = true): number {
-    return this.#tree.libc.openBeneath(this.#staging.fd, file, O_WRONLY | O_CREAT | (truncate ? O_TRUNC : 0), 0o600);
+    return this.#tree.libc.openBeneath(
+      this.#staging.fd,
+      file,
+      O_WRONLY | O_CREAT | (truncate ? O_TRUNC : 0),
+      0o600,
+    );
   }
 
   written(fd: number): void {
@@ -563,7 +621,9 @@ class Replay {
       begin: (piece) => {
         this.#holes = [];
         if (this.#buffer.length < piece.length) {
-          this.#buffer = new Uint8Array(Math.min(pieceSizeMax, Math.max(piece.length, this.#buffer.length * 2)));
+          this.#buffer = new Uint8Array(
+            Math.min(pieceSizeMax, Math.max(piece.length, this.#buffer.length * 2)),
+          );
         }
       },
       copy: (piece, { at, base, offset, length }) => {
@@ -631,7 +691,9 @@ class Bases {
 
   read(upsert: number, base: number, offset: number, into: Uint8Array): void {
     const entry = this.#entry(upsert, base);
-    if (entry === null || entry.digest === null) throw new RangeError(`Cannot read base ${base} of upsert ${upsert}`);
+    if (entry === null || entry.digest === null) {
+      throw new RangeError(`Cannot read base ${base} of upsert ${upsert}`);
+    }
     const key = toHex(entry.digest);
     let file = this.#open.get(key);
     if (file === undefined) this.#open.set(key, file = this.#openBase(entry));
@@ -674,7 +736,11 @@ class StagedSegments {
     const lines = text.slice(0, text.lastIndexOf("\n") + 1);
     this.#size = new TextEncoder().encode(lines).length;
     return lines.split("\n").filter((line) => line !== "").map((line) => {
-      const { index, digest, pieces } = JSON.parse(line) as { index: number; digest: string; pieces: number[] };
+      const { index, digest, pieces } = JSON.parse(line) as {
+        index: number;
+        digest: string;
+        pieces: number[];
+      };
       const list: Piece[] = [];
       for (let at = 0; at + 2 < pieces.length; at += 3) {
         list.push({ upsert: pieces[at] ?? 0, offset: pieces[at + 1] ?? 0, length: pieces[at + 2] ?? 0 });
@@ -686,7 +752,9 @@ class StagedSegments {
   add(index: number, digest: Uint8Array, pieces: readonly Piece[]): void {
     const { libc } = this.#tree;
     const flat = pieces.flatMap(({ upsert, offset, length }) => [upsert, offset, length]);
-    const line = new TextEncoder().encode(JSON.stringify({ index, digest: toHex(digest), pieces: flat }) + "\n");
+    const line = new TextEncoder().encode(
+      JSON.stringify({ index, digest: toHex(digest), pieces: flat }) + "\n",
+    );
     const fd = libc.open(AT_FDCWD, this.#path, O_WRONLY | O_CREAT, 0o600);
     try {
       libc.pwrite(fd, line, this.#size);
@@ -698,7 +766,9 @@ class StagedSegments {
 }
 
 function hexBytes(hex: string): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(Array.from({ length: hex.length / 2 }, (_, at) => parseInt(hex.slice(at * 2, at * 2 + 2), 16)));
+  return new Uint8Array(
+    Array.from({ length: hex.length / 2 }, (_, at) => parseInt(hex.slice(at * 2, at * 2 + 2), 16)),
+  );
 }
 
 /** Forgets a package that was not finished. */
@@ -729,32 +799,48 @@ function checkHistory(tree: Tree, metadata: PackageMetadata, offer: Offer): void
   checkChain(first.parent, metadata.versions, metadata.to);
   if (first.parent === head) return;
   if (!offer.force) {
-    throw new DroverError("diverged", `Cannot apply versions after ${first.parent?.slice(0, 12) ?? "nothing"} to "${tree.name}": its head is ${
-      head?.slice(0, 12) ?? "nothing"
-    }`);
+    throw new DroverError(
+      "diverged",
+      `Cannot apply versions after ${
+        first.parent?.slice(0, 12) ?? "nothing"
+      } to "${tree.name}": its head is ${head?.slice(0, 12) ?? "nothing"}`,
+    );
   }
   if (first.parent !== null && tree.store.version(first.parent) === null) {
-    throw new DroverError("unknown-version", `Cannot apply versions after ${first.parent.slice(0, 12)} to "${tree.name}": it is not known here`);
+    throw new DroverError(
+      "unknown-version",
+      `Cannot apply versions after ${first.parent.slice(0, 12)} to "${tree.name}": it is not known here`,
+    );
   }
 }
 
-/** Refuses entries that an ordinary user could not make, or that mean something to the overlay. */
-function checkAllowed(entry: Entry, allow: Allowance): void {
+/**
+ * Refuses entries that an ordinary user could not make, or that mean something to the overlay.
+ *
+ * @throws {FormatError} rules `FORMAT.policy.…`.
+ */
+export function checkAllowed(entry: Entry, allow: Allowance, format = "package"): void {
   const path = pathToText(entry.path === rootPath ? "." as BytePath : entry.path);
   const refuse = (rule: string, message: string, hint: string) => {
-    const error = new FormatError(`package.policy.${rule}`, -1, `Cannot accept "${path}": ${message}`);
+    const error = new FormatError(`${format}.policy.${rule}`, -1, `Cannot accept "${path}": ${message}`);
     return Object.assign(error, { hint });
   };
   if (entry.kind === "char" || entry.kind === "block") {
-    if (isWhiteoutDevice({ ...entry })) throw refuse("whiteout", "a 0:0 device would hide a name", "remove it at the source");
-    if (!allow.devices) throw refuse("device", "devices are not allowed here", "receive with --allow-devices");
+    if (isWhiteoutDevice({ ...entry })) {
+      throw refuse("whiteout", "a 0:0 device would hide a name", "remove it at the source");
+    }
+    if (!allow.devices) {
+      throw refuse("device", "devices are not allowed here", "allow it with --allow-devices");
+    }
   }
   for (const { name } of entry.xattrs) {
     const text = pathToText(name);
-    if (isOverlayXattr(name)) throw refuse("xattr", `xattr "${text}" belongs to the overlay`, "remove it at the source");
+    if (isOverlayXattr(name)) {
+      throw refuse("xattr", `xattr "${text}" belongs to the overlay`, "remove it at the source");
+    }
     if (name.startsWith("user.") || name.startsWith("system.posix_acl_")) continue;
     if (!allow.securityXattrs || !/^(security|trusted)\./.test(name)) {
-      throw refuse("xattr", `xattr "${text}" is not allowed here`, "receive with --allow-security-xattrs");
+      throw refuse("xattr", `xattr "${text}" is not allowed here`, "allow it with --allow-security-xattrs");
     }
   }
 }
@@ -768,32 +854,56 @@ function checkRoom(tree: Tree, upserts: readonly Upsert[]): void {
     const needed = upserts.reduce((sum, upsert) => sum + (hasPieces(upsert) ? upsert.entry.size : 0), 0);
     // Sparse files may need less than their size, so only what is far too much is refused here.
     if (available * 16 < needed) {
-      throw new DroverError("no-space", `Cannot receive ${needed} bytes into "${tree.name}": ${available} bytes are free`);
+      throw new DroverError(
+        "no-space",
+        `Cannot receive ${needed} bytes into "${tree.name}": ${available} bytes are free`,
+      );
     }
   } finally {
     tree.libc.close(fd);
   }
 }
 
-async function unpack(tree: Tree, part: Part): Promise<Uint8Array<ArrayBuffer>> {
+async function unpack(tree: Tree, part: Part, prefix = new Uint8Array()): Promise<Uint8Array<ArrayBuffer>> {
   if (part.codec === "stored") return part.bytes;
-  return await tree.context.native.zstd.decompress(part.bytes, { size: part.rawSize, windowLogMax });
+  const size = { size: part.rawSize, windowLogMax };
+  return await tree.context.native.zstd.decompress(
+    part.bytes,
+    prefix.length === 0 ? size : { ...size, prefix },
+  );
 }
 
-async function unpackSegment(tree: Tree, body: SegmentBody): Promise<RawSegment> {
-  const [ops, literals] = await Promise.all([unpack(tree, body.ops), unpack(tree, body.literals)]);
+async function unpackSegment(tree: Tree, body: SegmentBody, before: Manifest): Promise<RawSegment> {
+  const prefix = body.literals.codec === "stored" ? new Uint8Array() : joinPrefix(body.prefix, (slice) => {
+    const bytes = readSlice(tree, before, slice);
+    if (bytes === null) {
+      throw new FormatError(
+        "package.segment.prefix",
+        -1,
+        `Cannot use "${pathToText(slice.path)}" as prefix: it has no such bytes`,
+      );
+    }
+    return bytes;
+  });
+  const [ops, literals] = await Promise.all([unpack(tree, body.ops), unpack(tree, body.literals, prefix)]);
   return checkSegmentDigest(body, { ops, literals });
 }
 
 async function expect(channel: Channel, type: number): Promise<Uint8Array<ArrayBuffer>> {
   const record = await channel.receive();
-  if (record === null) throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
+  if (record === null) {
+    throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
+  }
   if (record.type !== type) throw outOfTurn(record.type);
   return record.body;
 }
 
 function outOfTurn(type: number): FormatError {
-  return new FormatError("protocol.turn", -1, `Cannot use a record of type 0x${type.toString(16)}: it is out of turn`);
+  return new FormatError(
+    "protocol.turn",
+    -1,
+    `Cannot use a record of type 0x${type.toString(16)}: it is out of turn`,
+  );
 }
 
 function copyContent(tree: Tree, hasher: Hasher, entry: Entry, target: number, reopen: () => number): void {
@@ -820,12 +930,17 @@ function checkContent(hasher: Hasher, fd: number, entry: Entry): void {
 function wrongContent(entry: Entry, digest: Uint8Array): DroverError {
   return new DroverError(
     "corrupt",
-    `Cannot accept "${pathToText(entry.path)}": its content has sha256 ${toHex(digest).slice(0, 12)}…, the manifest says ${
+    `Cannot accept "${pathToText(entry.path)}": its content has sha256 ${
+      toHex(digest).slice(0, 12)
+    }…, the manifest says ${
       entry.digest === null ? "nothing" : toHex(entry.digest).slice(0, 12)
     }… (rule package.file.digest)`,
   );
 }
 
 function shortBase(entry: Entry): DroverError {
-  return new DroverError("corrupt", `Cannot build from "${pathToText(entry.path)}": its content is not in the store`);
+  return new DroverError(
+    "corrupt",
+    `Cannot build from "${pathToText(entry.path)}": its content is not in the store`,
+  );
 }

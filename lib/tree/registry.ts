@@ -37,7 +37,10 @@ export class Registry {
     fs.mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const file = this.#file(place.dir);
     // Paths are bytes, JSON is text: hex keeps them whole.
-    const text = JSON.stringify({ dir: toHex(pathToBytes(place.dir)), state: toHex(pathToBytes(place.state)) });
+    const text = JSON.stringify({
+      dir: toHex(pathToBytes(place.dir)),
+      state: toHex(pathToBytes(place.state)),
+    });
     fs.writeFileSync(file + ".new", text, { mode: 0o600 });
     fs.renameSync(file + ".new", file);
   }

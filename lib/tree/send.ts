@@ -23,12 +23,22 @@ import {
   packageDigest,
   type PackageMetadata,
   type PackageMode,
+  topmostDeletes,
   type Upsert,
 } from "../version/package.ts";
-import { makePart, type Part, probeSize, isIncompressible } from "../version/part.ts";
+import { isIncompressible, makePart, type Part, probeSize } from "../version/part.ts";
 import { planSegments } from "../version/plan.ts";
-import { encodeSegmentBody, type Piece, pieceSizeMax, type RawSegment, SegmentEncoder, segmentDigest } from "../version/segment.ts";
-import { chooseBases } from "./bases.ts";
+import { joinPrefix, PrefixChooser } from "../version/prefix.ts";
+import {
+  encodeSegmentBody,
+  type Piece,
+  pieceSizeMax,
+  type PrefixSlice,
+  type RawSegment,
+  segmentDigest,
+  SegmentEncoder,
+} from "../version/segment.ts";
+import { chooseBases, readSlice } from "./bases.ts";
 import { SEEK_DATA, SEEK_HOLE } from "./posix.ts";
 import { decodeDone, decodeReady, type Done, encodeMessage, recordType, remoteError } from "./protocol.ts";
 import type { Tree } from "./tree.ts";
@@ -96,10 +106,12 @@ class Sender {
     const plan = this.#plan;
     const started = performance.now();
     const base = plan.from?.manifest ?? Manifest.empty;
-    const changes = diffManifests(base, plan.to.manifest, { collapse: true, regroup: false });
+    const changes = diffManifests(base, plan.to.manifest, { regroup: false });
     const upserts = chooseBases(this.#tree, changes, base, plan.mode);
     const total = upserts.reduce((sum, { entry, sameContent }) => sum + (sameContent ? 0 : entry.size), 0);
-    const segments = planSegments(upserts, { costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 8)) });
+    const segments = planSegments(upserts, {
+      costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 8)),
+    });
     const metadata: PackageMetadata = {
       mode: plan.mode,
       from: plan.from?.id ?? null,
@@ -108,13 +120,14 @@ class Sender {
       segmentCount: segments.length,
       treeEntries: plan.to.manifest.count,
       treeBytes: plan.to.manifest.totals.bytes,
-      deletes: changes.filter(({ after }) => after === null).map(({ path }) => path),
+      deletes: topmostDeletes(changes),
       upserts,
     };
     const chunks = encodeMetadata(metadata, base);
     const chunkDigests = chunks.map(metadataDigest);
     this.#packMs += performance.now() - started;
-    void this.#channel.send(recordType.offer, encodeMessage({ chunks: chunks.length, force: plan.force })).catch(() => {});
+    void this.#channel.send(recordType.offer, encodeMessage({ chunks: chunks.length, force: plan.force }))
+      .catch(() => {});
     for (const [at, chunk] of chunks.entries()) {
       const columns = await this.#part(chunk.columns, fastLevel, null);
       const digest = chunkDigests[at] ?? new Uint8Array();
@@ -152,19 +165,24 @@ class Sender {
   ): Promise<Uint8Array[]> {
     const digests: Uint8Array[] = [];
     const flying: Promise<void>[] = [];
-    const total = segments.reduce((sum, pieces) => sum + pieces.reduce((bytes, { length }) => bytes + length, 0), 0);
+    const total = segments.reduce(
+      (sum, pieces) => sum + pieces.reduce((bytes, { length }) => bytes + length, 0),
+      0,
+    );
     let done = 0;
     let order = Promise.resolve();
     let failure: unknown = null;
+    const prefixes = this.#plan.mode === "delta" ? new PrefixChooser(base, upserts) : null;
     for (const [index, pieces] of segments.entries()) {
       const known = have.get(index);
       if (known !== undefined) digests.push(fromHex(known));
       else {
         const started = performance.now();
-        const segment = this.#reader.encode(index, pieces, upserts, base);
+        const slices = prefixes?.choose(pieces, upserts) ?? [];
+        const { segment, prefix } = this.#reader.encode(index, pieces, upserts, base, slices);
         digests.push(segmentDigest(segment));
         this.#packMs += performance.now() - started;
-        const packed = this.#pack(segment);
+        const packed = this.#pack(segment, prefix);
         packed.catch(() => {}); // awaited below, in order
         order = order.then(async () => {
           if (failure === null) await this.#send(recordType.segment, (await packed).body);
@@ -190,11 +208,11 @@ class Sender {
     return digests;
   }
 
-  async #pack(segment: RawSegment): Promise<{ body: Uint8Array }> {
+  async #pack(segment: RawSegment, prefix: Uint8Array): Promise<{ body: Uint8Array }> {
     const level = this.#level();
     const [ops, literals] = await Promise.all([
       this.#part(segment.ops, level, null),
-      this.#part(segment.literals, level, null),
+      this.#part(segment.literals, level, prefix.length === 0 ? null : prefix),
     ]);
     return encodeSegmentBody(segment, { ops, literals });
   }
@@ -245,7 +263,10 @@ class Replies {
     const next = (async () => {
       const record = await this.#channel.receive();
       if (record === null) {
-        throw new DroverError("disconnected", `Cannot go on with ${this.#channel.peer}: it ended the connection`);
+        throw new DroverError(
+          "disconnected",
+          `Cannot go on with ${this.#channel.peer}: it ended the connection`,
+        );
       }
       if (record.type === recordType.error) throw remoteError(record.body, this.#channel.peer);
       return record;
@@ -260,7 +281,10 @@ class Replies {
   async next(type: number): Promise<ReceivedRecord> {
     const record = await this.#next;
     if (record.type !== type) {
-      throw new DroverError("protocol", `Cannot go on with ${this.#channel.peer}: record 0x${record.type.toString(16)} is out of turn`);
+      throw new DroverError(
+        "protocol",
+        `Cannot go on with ${this.#channel.peer}: record 0x${record.type.toString(16)} is out of turn`,
+      );
     }
     if (type !== recordType.done) this.#next = this.#receive();
     return record;
@@ -293,14 +317,28 @@ class PieceReader {
     this.#tree = tree;
   }
 
-  encode(index: number, pieces: readonly Piece[], upserts: readonly Upsert[], base: Manifest): RawSegment {
+  /** One segment, and the bytes of its reference prefix. */
+  encode(
+    index: number,
+    pieces: readonly Piece[],
+    upserts: readonly Upsert[],
+    base: Manifest,
+    slices: readonly PrefixSlice[],
+  ): { segment: RawSegment; prefix: Uint8Array } {
     try {
       for (const piece of pieces) {
         const upsert = upserts[piece.upsert];
         if (upsert === undefined) throw new RangeError(`Cannot pack upsert ${piece.upsert}`);
         this.#add(piece, upsert, base);
       }
-      return this.#encoder.finish(index);
+      const parts = new Map<PrefixSlice, Uint8Array>();
+      for (const slice of slices) {
+        const bytes = readSlice(this.#tree, base, slice);
+        if (bytes !== null) parts.set(slice, bytes);
+      }
+      const found = [...parts.keys()];
+      const prefix = joinPrefix(found, (slice) => parts.get(slice) ?? new Uint8Array());
+      return { segment: this.#encoder.finish(index, found), prefix };
     } finally {
       this.#large?.close();
       this.#large = null;
@@ -312,7 +350,9 @@ class PieceReader {
     const fd = entry.digest === null ? null : content.open(entry.digest, entry.size);
     if (fd === null) throw missing(this.#tree, entry);
     try {
-      if (this.#target.length < piece.length) this.#target = new Uint8Array(Math.min(pieceSizeMax, piece.length * 2));
+      if (this.#target.length < piece.length) {
+        this.#target = new Uint8Array(Math.min(pieceSizeMax, piece.length * 2));
+      }
       const target = this.#target.subarray(0, piece.length);
       if (libc.pread(fd, target, piece.offset) !== piece.length) throw missing(this.#tree, entry);
       const stat = libc.fstat(fd);
@@ -359,7 +399,9 @@ class PieceReader {
     this.#large = null;
     const { libc, content } = this.#tree;
     const fd = base === undefined || base.digest === null ? null : content.open(base.digest, base.size);
-    if (fd === null || base === undefined) throw new DroverError("corrupt", "Cannot pack: the content of a base is gone");
+    if (fd === null || base === undefined) {
+      throw new DroverError("corrupt", "Cannot pack: the content of a base is gone");
+    }
     const reader = {
       size: base.size,
       read: (offset: number, length: number) => {
@@ -396,8 +438,9 @@ function dataExtents(
 function missing(tree: Tree, entry: Entry): DroverError {
   return new DroverError(
     "corrupt",
-    `Cannot pack "${pathToText(entry.path)}": its content (sha256 ${entry.digest === null ? "?" : toHex(entry.digest).slice(0, 12)}) is not in the store`,
+    `Cannot pack "${pathToText(entry.path)}": its content (sha256 ${
+      entry.digest === null ? "?" : toHex(entry.digest).slice(0, 12)
+    }) is not in the store`,
     { hint: `drover fs verify ${tree.name}` },
   );
 }
-

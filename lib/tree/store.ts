@@ -140,7 +140,9 @@ export class Store implements Disposable {
       store[Symbol.dispose]();
       throw new DroverError(
         "unsupported",
-        `Cannot open tree state "${pathToText(path)}": its format is ${format ?? "missing"}, this drover knows ${formatVersion}`,
+        `Cannot open tree state "${pathToText(path)}": its format is ${
+          format ?? "missing"
+        }, this drover knows ${formatVersion}`,
       );
     }
     return store;
@@ -223,7 +225,9 @@ export class Store implements Disposable {
 
   /** Moves some of the pointers; call it inside a transaction. */
   setPointers(pointers: Partial<Pointers>): void {
-    for (const [key, value] of Object.entries(pointers)) this.#setMeta(key, value === null ? null : `${value}`);
+    for (const [key, value] of Object.entries(pointers)) {
+      this.#setMeta(key, value === null ? null : `${value}`);
+    }
   }
 
   /** A number for a new layer, never given twice. */
@@ -235,13 +239,18 @@ export class Store implements Disposable {
 
   /** One version by its full id. */
   version(id: string): StoredVersion | null {
-    const row = this.#prepare("SELECT id, parent, root, time, message, stack FROM versions WHERE id = ?").get(id);
+    const row = this.#prepare("SELECT id, parent, root, time, message, stack FROM versions WHERE id = ?").get(
+      id,
+    );
     return row === undefined ? null : versionFromRow(row);
   }
 
   /** Ids that begin with `prefix`; at most two, to tell whether it is unique. */
   versionsByPrefix(prefix: string): string[] {
-    return this.#prepare("SELECT id FROM versions WHERE substr(id, 1, ?) = ? LIMIT 2").all(prefix.length, prefix)
+    return this.#prepare("SELECT id FROM versions WHERE substr(id, 1, ?) = ? LIMIT 2").all(
+      prefix.length,
+      prefix,
+    )
       .map((row) => row["id"] as string);
   }
 
@@ -280,7 +289,10 @@ export class Store implements Disposable {
 
   /** Replaces a version's stack; null forgets its content. */
   setStack(id: string, stack: number[] | null): void {
-    this.#prepare("UPDATE versions SET stack = ? WHERE id = ?").run(stack === null ? null : JSON.stringify(stack), id);
+    this.#prepare("UPDATE versions SET stack = ? WHERE id = ?").run(
+      stack === null ? null : JSON.stringify(stack),
+      id,
+    );
   }
 
   /** Writes a manifest; it is on disk after the next syncfs. Returns its root. */
@@ -316,12 +328,18 @@ export class Store implements Disposable {
     }
     const size = file.length < 8 ? -1 : Number(new DataView(file.buffer).getBigUint64(0, true));
     if (size < 0 || size > manifestSizeMax) {
-      throw new DroverError("corrupt", `Cannot read manifest "${pathToText(path)}": it says it holds ${size} bytes`);
+      throw new DroverError(
+        "corrupt",
+        `Cannot read manifest "${pathToText(path)}": it says it holds ${size} bytes`,
+      );
     }
     const raw = this.#native.zstd.decompressSync(file.subarray(8), { size });
     const manifest = Manifest.fromBytes(raw);
     if (manifest.root() !== root) {
-      throw new DroverError("corrupt", `Cannot read manifest "${pathToText(path)}": its hash is ${manifest.root()}`);
+      throw new DroverError(
+        "corrupt",
+        `Cannot read manifest "${pathToText(path)}": its hash is ${manifest.root()}`,
+      );
     }
     return manifest;
   }
@@ -332,7 +350,10 @@ export class Store implements Disposable {
     const version = this.version(id);
     const manifest = version === null ? null : this.readManifest(version.root);
     if (manifest === null) {
-      throw new DroverError("unknown-version", `Cannot read version ${id.slice(0, 12)}: its content is not kept here`);
+      throw new DroverError(
+        "unknown-version",
+        `Cannot read version ${id.slice(0, 12)}: its content is not kept here`,
+      );
     }
     return manifest;
   }
@@ -342,7 +363,9 @@ export class Store implements Disposable {
     const folder = this.below("manifests");
     const fd = this.#libc.open(AT_FDCWD, folder, O_RDONLY);
     try {
-      for (const entry of this.#libc.readDir(fd)) if (!keep.has(entry.name)) this.#libc.unlink(fd, entry.name);
+      for (const entry of this.#libc.readDir(fd)) {
+        if (!keep.has(entry.name)) this.#libc.unlink(fd, entry.name);
+      }
     } finally {
       this.#libc.close(fd);
     }
@@ -356,7 +379,9 @@ export class Store implements Disposable {
 
   /** Where content with this hash is, the newest layer first. */
   contentPlaces(digest: Uint8Array): ContentPlace[] {
-    return this.#prepare("SELECT layer, path FROM content WHERE digest = ? ORDER BY layer DESC LIMIT 16").all(digest)
+    return this.#prepare("SELECT layer, path FROM content WHERE digest = ? ORDER BY layer DESC LIMIT 16").all(
+      digest,
+    )
       .map((row) => ({ layer: row["layer"] as number, path: row["path"] as BytePath }));
   }
 
@@ -426,7 +451,9 @@ export function readWhole(libc: Libc, path: BytePath): Uint8Array<ArrayBuffer> {
   const fd = libc.open(AT_FDCWD, path, O_RDONLY);
   try {
     const size = libc.fstat(fd).size;
-    if (size > manifestSizeMax) throw new DroverError("corrupt", `Cannot read "${pathToText(path)}": ${size} bytes`);
+    if (size > manifestSizeMax) {
+      throw new DroverError("corrupt", `Cannot read "${pathToText(path)}": ${size} bytes`);
+    }
     const bytes = new Uint8Array(size);
     return bytes.subarray(0, libc.pread(fd, bytes, 0));
   } finally {

@@ -142,7 +142,11 @@ export class Tree implements AsyncDisposable {
   }
 
   /** Opens the tree in a state directory, waits for its lock, and finishes what a crash left. */
-  static async open(context: TreeContext, state: BytePath, options: { readOnly?: boolean } = {}): Promise<Tree> {
+  static async open(
+    context: TreeContext,
+    state: BytePath,
+    options: { readOnly?: boolean } = {},
+  ): Promise<Tree> {
     const tree = new Tree(context, Store.open(context.native, state));
     try {
       if (options.readOnly !== true) {
@@ -248,7 +252,9 @@ export class Tree implements AsyncDisposable {
   finishLeaving(): number {
     const [layer, entries] = (this.store.note("deinit") ?? "").split(" ");
     const copy = this.store.layerPath(Number(layer));
-    if (this.libc.stat(AT_FDCWD, copy) !== null) this.libc.rename(AT_FDCWD, copy, AT_FDCWD, this.store.setup.dir);
+    if (this.libc.stat(AT_FDCWD, copy) !== null) {
+      this.libc.rename(AT_FDCWD, copy, AT_FDCWD, this.store.setup.dir);
+    }
     return Number(entries);
   }
 
@@ -308,7 +314,9 @@ export class Tree implements AsyncDisposable {
 
   /** Changes between two versions, or from a version (default the head) to what the tree holds now. */
   async diff(options: { from?: string; to?: string }): Promise<ChangeLine[]> {
-    if (options.from === undefined && options.to === undefined) return changeLines((await this.live()).changes);
+    if (options.from === undefined && options.to === undefined) {
+      return changeLines((await this.live()).changes);
+    }
     const from = this.store.manifestOf(this.resolve(options.from ?? "head"));
     const to = options.to === undefined
       ? (await this.live()).captured.manifest
@@ -322,7 +330,11 @@ export class Tree implements AsyncDisposable {
     const chain = this.chain;
     const onChain = new Set(chain.map((version) => version.id));
     const others = this.store.versions().filter((version) => !onChain.has(version.id)).reverse();
-    return [...chain, ...others].map(({ stack, ...info }) => ({ ...info, head: info.id === head, stored: stack !== null }));
+    return [...chain, ...others].map(({ stack, ...info }) => ({
+      ...info,
+      head: info.id === head,
+      stored: stack !== null,
+    }));
   }
 
   /** A version named by the user: a full id, a unique beginning of one, `head`, or `head~N`. */
@@ -335,7 +347,10 @@ export class Tree implements AsyncDisposable {
       const [id, second] = this.store.versionsByPrefix(text);
       if (id !== undefined && second === undefined) return id;
       if (second !== undefined) {
-        throw new DroverError("unknown-version", `Cannot tell which version "${text}" is: more than one begins so`);
+        throw new DroverError(
+          "unknown-version",
+          `Cannot tell which version "${text}" is: more than one begins so`,
+        );
       }
     }
     throw new DroverError("unknown-version", `Cannot find version "${text}" of "${this.name}"`, {
@@ -364,7 +379,14 @@ export class Tree implements AsyncDisposable {
       }
       const parent = this.store.pointers.head;
       if (live.changes.length === 0 && parent !== null) {
-        return { version: parent, parent, changed: false, entries: 0, bytes: 0, seconds: secondsSince(started) };
+        return {
+          version: parent,
+          parent,
+          changed: false,
+          entries: 0,
+          bytes: 0,
+          seconds: secondsSince(started),
+        };
       }
       const root = live.captured.manifest.root();
       const version = {
@@ -424,7 +446,9 @@ export class Tree implements AsyncDisposable {
     const { setup, pointers } = this.store;
     const writers = writersOf(setup.dir).map(({ pid, command }) => `${command} (${pid})`).join(", ");
     this.context.log?.(
-      `files are open for writing${writers === "" ? "" : ` by ${writers}`}: the version is a copy of the changed files`,
+      `files are open for writing${
+        writers === "" ? "" : ` by ${writers}`
+      }: the version is a copy of the changed files`,
     );
     const stack = pointers.head === null ? [] : this.store.version(pointers.head)?.stack ?? [];
     using upper = Beneath.open(this.libc, this.store.layerPath(pointers.upper));
@@ -435,7 +459,7 @@ export class Tree implements AsyncDisposable {
       after: live.captured.manifest,
       changes: live.changes,
       check: true,
-      share: false,
+      share: () => false,
     });
     await this.flush(layer);
     this.store.writeManifest(live.captured.manifest);
@@ -455,7 +479,9 @@ export class Tree implements AsyncDisposable {
     const kept = await this.keepObjects(root, captured.content);
     await this.flush(objectLayer);
     this.store.writeManifest(captured.manifest);
-    const gone = [...head.entries()].filter(({ path }) => captured.manifest.indexOf(path) < 0).map(({ path }) => path);
+    const gone = [...head.entries()].filter(({ path }) => captured.manifest.indexOf(path) < 0).map((
+      { path },
+    ) => path);
     this.store.transaction(() => {
       this.store.addVersion({ ...version, stack: [] });
       this.store.addContent(kept);
@@ -479,7 +505,10 @@ export class Tree implements AsyncDisposable {
     const kept = new Map<BytePath, { digest: Uint8Array; layer: number; path: BytePath }>();
     for (const { digest, path } of files) {
       const object = objectPath(digest);
-      if (kept.has(object) || objects.stat(object) !== null) continue;
+      // A file without a row was left by a crash: nobody knows whether it is whole.
+      if (kept.has(object) || this.store.contentPlaces(digest).some(({ layer }) => layer === objectLayer)) {
+        continue;
+      }
       const source = root.open(path, O_RDONLY);
       try {
         const size = this.libc.fstat(source).size;
@@ -521,12 +550,17 @@ export class Tree implements AsyncDisposable {
     const id = this.resolve(options.version);
     const version = this.store.version(id);
     if (version === null || version.stack === null) {
-      throw new DroverError("unknown-version", `Cannot check out ${id.slice(0, 12)}: its content is not kept here`);
+      throw new DroverError(
+        "unknown-version",
+        `Cannot check out ${id.slice(0, 12)}: its content is not kept here`,
+      );
     }
     const from = this.store.pointers.head;
     let entries = 0;
     await this.exclusively(async (live) => {
-      if (live.changes.length > 0 && options.force !== true) throw uncommitted(this.name, live.changes, "check out");
+      if (live.changes.length > 0 && options.force !== true) {
+        throw uncommitted(this.name, live.changes, "check out");
+      }
       const after = this.store.manifestOf(id);
       entries = diffManifests(live.captured.manifest, after).length;
       await this.advance({ ...version, stack: version.stack ?? [] }, [], after, live.captured.manifest);
@@ -606,7 +640,8 @@ export class Tree implements AsyncDisposable {
     if (pointers.pending === null) return;
     const after = this.store.manifestOf(pointers.pending);
     const fromRoot = this.store.note("pendingFrom");
-    const before = (fromRoot === null ? null : this.store.readManifest(fromRoot)) ?? this.store.manifestOf(pointers.head);
+    const before = (fromRoot === null ? null : this.store.readManifest(fromRoot)) ??
+      this.store.manifestOf(pointers.head);
     using root = Beneath.open(this.libc, setup.dir);
     using workshop = Beneath.open(this.libc, this.store.below("work"));
     await applyPlain(root, {
@@ -633,21 +668,24 @@ export class Tree implements AsyncDisposable {
     const root = manifest.get(rootPath);
     if (root !== null) {
       using place = Beneath.open(this.libc, this.store.layerPath(upper));
-      applyMetadata(this.libc, place.fd, "." as BytePath, root, { owners: this.store.setup.owners, replace: false });
+      applyMetadata(this.libc, place.fd, "." as BytePath, root, {
+        owners: this.store.setup.owners,
+        replace: false,
+      });
     }
     return upper;
   }
 
   /**
-   * Builds a layer from content that is here. `share` links files from other layers where they are the same in
-   * everything; `check` hashes each copy, for a source that may change. Returns where the new content is.
+   * Builds a layer from content that is here. `share` says of which layers, about to go away, files may be linked instead of
+   * copied; `check` hashes each copy, for a source that may change. Returns where the new content is.
    */
   async buildLayer(layer: number, plan: {
     before: Manifest;
     after: Manifest;
     changes: readonly Change[];
     check: boolean;
-    share: boolean;
+    share: (layer: number | null) => boolean;
     plain?: boolean;
   }): Promise<{ digest: Uint8Array; layer: number; path: BytePath }[]> {
     const { setup } = this.store;
@@ -662,7 +700,8 @@ export class Tree implements AsyncDisposable {
     for (const { after } of plan.changes) {
       done++;
       if (after?.kind !== "file" || after.digest === null) continue;
-      const shared = plan.share && [...this.content.find(after.digest, after.size)].some((found) => builder.link(after, found));
+      const shared = [...this.content.find(after.digest, after.size)]
+        .some((found) => plan.share(found.layer) && builder.link(after, found));
       if (!shared) this.#copyInto(builder, after, plan.check ? hasher : null);
       places.push({ digest: after.digest, layer, path: after.path });
       if (breath.due) {
@@ -677,9 +716,13 @@ export class Tree implements AsyncDisposable {
   #copyInto(builder: LayerBuilder, after: NonNullable<Change["after"]>, hasher: Hasher | null): void {
     const source = after.digest === null ? null : this.content.open(after.digest, after.size);
     if (source === null) {
-      throw new DroverError("corrupt", `Cannot build "${pathToText(after.path)}": its content is not in the store`, {
-        hint: `drover fs verify ${this.name}`,
-      });
+      throw new DroverError(
+        "corrupt",
+        `Cannot build "${pathToText(after.path)}": its content is not in the store`,
+        {
+          hint: `drover fs verify ${this.name}`,
+        },
+      );
     }
     try {
       const target = builder.create(after);
@@ -728,7 +771,9 @@ export class Tree implements AsyncDisposable {
   /** Removes what an interrupted operation left: layers that neither a version nor the mount needs. */
   sweepLayers(): void {
     const needed = new Set<string>([`${this.store.pointers.upper}`]);
-    for (const version of this.store.versions()) for (const layer of version.stack ?? []) needed.add(`${layer}`);
+    for (const version of this.store.versions()) {
+      for (const layer of version.stack ?? []) needed.add(`${layer}`);
+    }
     const mounted = mountedUpper(this.store);
     if (mounted !== null) needed.add(`${mounted.upper}`);
     const staged = this.store.note("staging");

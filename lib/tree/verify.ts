@@ -47,7 +47,11 @@ export async function verifyTree(tree: Tree): Promise<VerifyResult> {
   let versions = 0;
   for (const version of store.versions()) {
     if (versionId(version.parent, version.root) !== version.id) {
-      findings.push({ path: version.id, rule: "version.id", message: "its id is not the hash of parent and manifest" });
+      findings.push({
+        path: version.id,
+        rule: "version.id",
+        message: "its id is not the hash of parent and manifest",
+      });
     }
     if (version.stack === null) continue;
     versions++;
@@ -59,7 +63,11 @@ export async function verifyTree(tree: Tree): Promise<VerifyResult> {
         if (entry.digest !== null) wanted.set(toHex(entry.digest), { ...entry, version: version.id });
       }
     } catch (error) {
-      findings.push({ path: version.id, rule: "manifest.hash", message: error instanceof Error ? error.message : `${error}` });
+      findings.push({
+        path: version.id,
+        rule: "manifest.hash",
+        message: error instanceof Error ? error.message : `${error}`,
+      });
     }
   }
   if (store.setup.capture === "scan") layers.add(-1);

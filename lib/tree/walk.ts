@@ -177,9 +177,13 @@ export async function walkTree(root: Beneath, options: {
         await breath.take();
       }
       if (found.device !== rootStat.device) {
-        throw new DroverError("unsupported", `Cannot take in "${pathToText(path)}": another file system is mounted there`, {
-          hint: "unmount it, or put that directory under drover by itself",
-        });
+        throw new DroverError(
+          "unsupported",
+          `Cannot take in "${pathToText(path)}": another file system is mounted there`,
+          {
+            hint: "unmount it, or put that directory under drover by itself",
+          },
+        );
       }
       if (found.kind === "directory") pending.push(path);
       let stat: FileStat = found;
@@ -248,8 +252,11 @@ function regroup(links: Entry[], leaders: Iterable<Entry>): Entry[] {
 export function statMatches(stat: FileStat, entry: Entry): boolean {
   return stat.kind === entry.kind && stat.uid === entry.uid && stat.gid === entry.gid &&
     stat.mtimeSeconds === entry.mtimeSeconds && stat.mtimeNanos === entry.mtimeNanos &&
-    (stat.kind === "symlink" || stat.mode === entry.mode) && (stat.kind !== "file" || stat.size === entry.size);
+    (stat.kind === "symlink" || stat.mode === entry.mode) &&
+    (stat.kind !== "file" || stat.size === entry.size);
 }
 
 /** The digest of a file of size 0. */
-export const emptyDigest: Uint8Array<ArrayBuffer> = new Uint8Array(createHash("sha256").update(noBytes).digest());
+export const emptyDigest: Uint8Array<ArrayBuffer> = new Uint8Array(
+  createHash("sha256").update(noBytes).digest(),
+);

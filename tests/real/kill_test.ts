@@ -1,0 +1,320 @@
+/**
+ * Kill -9 at every step: whatever a process was doing to a tree, the next one finds the old version or the new one, whole,
+ * and doing the same again succeeds.
+ *
+ * A victim process works on a small tree and kills itself at a given step: before any call that changes the disk, a mount or
+ * the database (tests/tree/steps.ts), or in the middle of a write. The suite takes the steps that are turning points, and a sample of
+ * the many alike ones in between; `DROVER_KILL=all` takes every one. Mounts, locks and half-written files stay behind as they
+ * would from any process that is killed.
+ */
+import assert from "node:assert/strict";
+import { dirname, join } from "node:path";
+import { pathFromText } from "../../lib/base/path.ts";
+import { findTree, initTree, openTree, verifyTree } from "../../lib/tree/mod.ts";
+import { mountsOn } from "../../lib/tree/overlay.ts";
+import { versionId } from "../../lib/version/history.ts";
+import { assertSame, Scratch, type Setup, setups, unmountBelow } from "../tree/scratch.ts";
+import { makeFirst, makeOther, makeSecond, rootOf } from "../tree/small_tree.ts";
+import { doWork, type Job, type Work } from "../tree/victim.ts";
+
+const everything = Deno.env.get("DROVER_KILL") === "all";
+/** How many of the steps that are not turning points are taken per case. */
+const sampleMax = 3;
+/** Every so many kills the tree is also compared by rsync, and every hash is checked. */
+const thoroughEvery = 10;
+
+/** Processes that are loaded and wait for their job. */
+class Victims implements AsyncDisposable {
+  readonly #waiting: Deno.ChildProcess[] = [];
+
+  #spawn(): Deno.ChildProcess {
+    return new Deno.Command(Deno.execPath(), {
+      args: ["run", "--quiet", "--allow-all", "--no-check", new URL("../tree/victim.ts", import.meta.url).pathname],
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+  }
+
+  /** Runs one job. @returns its steps, or null when it was killed. */
+  async run(job: Job): Promise<string[] | null> {
+    while (this.#waiting.length < 2) this.#waiting.push(this.#spawn());
+    const victim = this.#waiting.shift() as Deno.ChildProcess;
+    const input = victim.stdin.getWriter();
+    await input.write(new TextEncoder().encode(JSON.stringify(job) + "\n"));
+    await input.close();
+    const { signal, code, stdout, stderr } = await victim.output();
+    if (signal === "SIGKILL") return null;
+    const said = new TextDecoder().decode(stdout);
+    if (code !== 0) throw new Error(`the victim failed by itself: ${new TextDecoder().decode(stderr)}`);
+    return JSON.parse(said.slice(said.indexOf("\n") + 1)) as string[];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const victim of this.#waiting.splice(0)) {
+      await victim.stdin.close();
+      await victim.output();
+    }
+  }
+}
+
+/** What can be seen of a tree: its head, and a name for everything that is in its directory. */
+interface State {
+  head: string | null;
+  root: string;
+}
+
+/** The directory before the work, what to do, and what it may be afterwards. */
+interface Prepared {
+  work: Work;
+  before: State;
+  after: State;
+  /** Held until the victim is dead. */
+  held?: Disposable;
+}
+
+/** One kind of work. */
+interface Case {
+  name: string;
+  prepare: (dir: string) => Promise<Prepared>;
+}
+
+/** Steps worth dying at. */
+function chooseSteps(steps: readonly string[]): number[] {
+  if (everything) return steps.map((_, at) => at + 1);
+  const turning = (step: string) => /^database|^mount|^unmount|^remount|^rename|^syncfs/.test(step);
+  const chosen = steps.flatMap((step, at) => turning(step) || turning(steps[at - 1] ?? "") ? [at + 1] : []);
+  const others = steps.map((_, at) => at + 1).filter((at) => !chosen.includes(at));
+  const stride = Math.max(1, Math.floor(others.length / sampleMax));
+  // The sample begins elsewhere in each case, so that all together see more.
+  return [...chosen, ...others.filter((_, at) => at % stride === steps.length % stride).slice(0, sampleMax)];
+}
+
+/** What is there after a crash, when a command has come by: each begins with putting things in order. */
+async function stateOf(room: Scratch, dir: string): Promise<State> {
+  if (findTree(room.context, pathFromText(dir)) !== null) {
+    await using tree = await openTree(room.context, pathFromText(dir));
+    const { head } = tree.store.pointers;
+    if (tree.store.note("deinit") === null) await tree.mount();
+    else if (head !== null && !tree.mounted) return { head, root: "leaving" };
+    if (head !== null) return { head, root: await rootOf(dir) };
+  }
+  return { head: null, root: isEmpty(dir) ? "" : await rootOf(dir) };
+}
+
+function isEmpty(dir: string): boolean {
+  try {
+    return Deno.readDirSync(dir)[Symbol.iterator]().next().done === true;
+  } catch {
+    return true;
+  }
+}
+
+/** Everything on disk must be needed, and there is one mount, writable. */
+async function assertSwept(room: Scratch, dir: string): Promise<void> {
+  const place = findTree(room.context, pathFromText(dir));
+  const state = join(dirname(dir), ".tree.drover");
+  if (place === null) return assert.throws(() => Deno.lstatSync(state), Deno.errors.NotFound);
+  await using tree = await openTree(room.context, pathFromText(dir));
+  const { store } = tree;
+  const { upper } = store.pointers;
+  const needed = [...new Set(store.versions().flatMap((version) => version.stack ?? []))].filter((layer) => layer >= 0);
+  const list = (folder: string) => [...Deno.readDirSync(join(state, folder))].map(({ name }) => name).sort();
+  const names = (layers: number[]) => layers.map((layer) => `${layer}`).sort();
+  assert.deepEqual(list("layers"), names(upper < 0 ? needed : [...new Set([...needed, upper])]), "layers");
+  assert.deepEqual(list("work").filter((name) => !needed.includes(Number(name))), names(upper < 0 ? [] : [upper]), "work");
+  assert.deepEqual(list("staging"), [], "staging");
+  assert.equal(store.note("staging"), null);
+  assert.deepEqual(list("manifests").filter((name) => !/^[0-9a-f]{64}$/.test(name)), [], "manifests");
+  if (store.setup.capture === "overlay") {
+    assert.deepEqual(mountsOn(store.setup.dir).map(({ readOnly }) => readOnly), [false], "mounts");
+  }
+}
+
+/** The same work by hand, to its end. */
+async function again(room: Scratch, dir: string, work: Work): Promise<void> {
+  const isTree = findTree(room.context, pathFromText(dir)) !== null;
+  if (work.do === "deinit" && !isTree) return;
+  if (work.do === "init" && isTree && (await stateOf(room, dir)).head !== null) return;
+  await doWork(work, dir, room.context, room.context);
+}
+
+/** Runs one case, killed at each chosen step. @returns how many kills. */
+async function runCase(victims: Victims, room: Scratch, setup: Setup, { name, prepare }: Case): Promise<number> {
+  const tag = `${setup}-${name}`;
+  const failures: string[] = [];
+  let names: string[] = [];
+  let steps: number[] = [];
+  for (let round = 0; round <= steps.length; round++) {
+    const folder = room.mkdir(`${tag}-${round}`);
+    const dir = join(folder, "tree");
+    const killAt = steps[round - 1] ?? 0;
+    const where = `${tag}, killed at step ${killAt} of ${names.length} (${names[killAt - 2]}, ${names[killAt - 1]})`;
+    try {
+      const { work, before, after, held } = await prepare(dir);
+      const ran = await victims.run({ home: room.context.home, dir, work, killAt });
+      held?.[Symbol.dispose]();
+      if (round === 0) {
+        assert.ok(ran !== null);
+        names = ran;
+        steps = chooseSteps(names);
+        if (Deno.env.has("DROVER_KILL_NAMES")) console.log(tag, names.length, steps.length, names.join(", "));
+      } else assert.equal(ran, null, "not reached");
+      const found = await stateOf(room, dir);
+      const isOld = same(found, before) || found.root === "leaving" || work.do === "receive" && found.head === null && found.root === "";
+      assert.ok(isOld && killAt > 0 || same(found, after), `neither old nor new: ${JSON.stringify({ found, before, after })}`);
+      await again(room, dir, work);
+      assert.deepEqual(await stateOf(room, dir), after, "after the second try");
+      await assertSwept(room, dir);
+      if (round % thoroughEvery === 0 && findTree(room.context, pathFromText(dir)) !== null) {
+        await using tree = await openTree(room.context, pathFromText(dir));
+        assert.deepEqual(await verifyTree(tree).then(({ findings }) => findings), []);
+        assert.deepEqual((await tree.status()).uncommitted, []);
+      }
+    } catch (error) {
+      failures.push(`${where}: ${error instanceof Error ? error.stack : error}`);
+      if (round === 0) break;
+    }
+    unmountBelow(folder);
+    Deno.removeSync(folder, { recursive: true });
+  }
+  assert.equal(failures.length, 0, failures.join("\n"));
+  return steps.length;
+}
+
+function same(one: State, other: State): boolean {
+  return one.head === other.head && one.root === other.root;
+}
+
+/** Trees to receive from: one that holds the first version, one that holds the second after it. */
+async function makeSources(room: Scratch): Promise<{ first: string; second: string }> {
+  const [first, second] = [room.path("first"), room.path("second")];
+  makeFirst(first);
+  await room.init("first", "scan");
+  await room.transfer("first", "second");
+  makeSecond(second);
+  await room.commit("second");
+  return { first, second };
+}
+
+function casesOf(room: Scratch, setup: Setup, sources: { first: string; second: string }): Case[] {
+  const options = setup === "scan" ? { capture: "scan" as const } : { capture: "overlay" as const, profile: setup };
+  const from = (source: string, force = false): Work => ({ do: "receive", source, force, options });
+  const init = async (dir: string): Promise<State> => {
+    makeFirst(dir);
+    await initTree(room.context, pathFromText(dir), options);
+    return await stateOf(room, dir);
+  };
+  const commit = async (dir: string): Promise<State> => {
+    await doWork({ do: "commit" }, dir, room.context, room.context);
+    return await stateOf(room, dir);
+  };
+  const receive = async (dir: string, source: string): Promise<State> => {
+    await doWork(from(source), dir, room.context, room.context);
+    return await stateOf(room, dir);
+  };
+  const edited = async (dir: string): Promise<{ before: State; after: State }> => {
+    const { head } = await init(dir);
+    makeSecond(dir);
+    const root = await rootOf(dir);
+    return { before: { head, root }, after: { head: versionId(head, root), root } };
+  };
+  const goal = async (source: string): Promise<State> => await stateOf(room, source);
+  const cases: Case[] = [
+    {
+      name: "init",
+      prepare: async (dir) => {
+        makeFirst(dir);
+        const root = await rootOf(dir);
+        return { work: { do: "init", options }, before: { head: null, root }, after: { head: versionId(null, root), root } };
+      },
+    },
+    { name: "commit", prepare: async (dir) => ({ work: { do: "commit" }, ...await edited(dir) }) },
+    {
+      name: "checkout",
+      prepare: async (dir) => {
+        const after = await init(dir);
+        makeSecond(dir);
+        const before = await commit(dir);
+        return { work: { do: "checkout", version: after.head ?? "" }, before, after };
+      },
+    },
+    {
+      name: "gc",
+      prepare: async (dir) => {
+        await init(dir);
+        makeSecond(dir);
+        await commit(dir);
+        makeOther(dir);
+        const before = await commit(dir);
+        return { work: { do: "gc", keep: 1 }, before, after: before };
+      },
+    },
+    {
+      name: "deinit",
+      prepare: async (dir) => {
+        await init(dir);
+        makeSecond(dir);
+        const before = await commit(dir);
+        return { work: { do: "deinit" }, before, after: { head: null, root: before.root } };
+      },
+    },
+    {
+      name: "receive-new",
+      prepare: async () => ({
+        work: from(sources.second),
+        before: { head: null, root: "" },
+        after: await goal(sources.second),
+      }),
+    },
+    {
+      name: "receive",
+      prepare: async (dir) => ({
+        before: await receive(dir, sources.first),
+        work: from(sources.second),
+        after: await goal(sources.second),
+      }),
+    },
+    {
+      name: "receive-over-another-history",
+      prepare: async (dir) => {
+        await receive(dir, sources.first);
+        makeOther(dir);
+        return { before: await commit(dir), work: from(sources.second, true), after: await goal(sources.second) };
+      },
+    },
+  ];
+  if (setup === "scan") return cases;
+  return [...cases, {
+    name: "commit-with-a-writer",
+    prepare: async (dir) => {
+      const states = await edited(dir);
+      return { work: { do: "commit" }, ...states, held: Deno.openSync(join(dir, "new"), { append: true }) };
+    },
+  }, {
+    name: "mount",
+    prepare: async (dir) => {
+      const before = await init(dir);
+      unmountBelow(dir);
+      return { work: { do: "open" }, before, after: before };
+    },
+  }];
+}
+
+let kills = 0;
+for (const setup of setups) {
+  Deno.test(`${setup}: a process killed at any step leaves the old version or the new one, and the retry succeeds`, async () => {
+    await using room = new Scratch();
+    await using victims = new Victims();
+    const sources = await makeSources(room);
+    let bad = 0;
+    const only = Deno.env.get("DROVER_KILL_CASE");
+    for (const one of casesOf(room, setup, sources)) {
+      if (only === undefined || only === one.name) {
+        try { kills += await runCase(victims, room, setup, one); } catch (e) { console.log(String(e.message).slice(0, 200000)); bad++; }
+      }
+    }
+    assert.equal(bad, 0);
+    await assertSame(sources.second, sources.second, "rsync");
+  });
+}

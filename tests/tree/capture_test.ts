@@ -1,0 +1,106 @@
+/**
+ * Goal: whatever happens in a tree's directory, each version holds exactly that, in every setup, and every way to a version
+ * ends in exactly that: commit, checkout, transfer to a new tree, to one that follows and to one that is four versions behind,
+ * garbage collection, leaving drover.
+ *
+ * Method: all scenarios of `scenarios.ts` in one tree. After each step `cp -a` keeps what the directory shows, and
+ * `rsync -aHAXnic --delete -@-1` compares everything with that. `DROVER_SCENARIO=name,name` runs only some.
+ */
+import assert from "node:assert/strict";
+import { prelude, type Scenario, scenarios, stepScript, versionCount } from "./scenarios.ts";
+import { assertNoMarks, assertSame, has, isRoot, plainCopy, Scratch, type Setup, setups, sh } from "./scratch.ts";
+
+const tools = ["rsync", "setfacl", "setcap", "setfattr", "getfattr", "python3"];
+const only = Deno.env.get("DROVER_SCENARIO")?.split(",");
+
+function wanted(setup: Setup): Scenario[] {
+  return scenarios.filter(({ name, root }) => (isRoot || root !== true) && (only?.includes(name) ?? true) && setup !== undefined);
+}
+
+/** Random bytes that are the same every time, and a socket to copy. */
+async function makePool(scratch: Scratch): Promise<Record<string, string>> {
+  const pool = scratch.mkdir("pool");
+  const random = new Uint8Array(1 << 20);
+  let state = 0x2545f491;
+  for (let at = 0; at < random.length; at++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    random[at] = state;
+  }
+  Deno.writeFileSync(`${pool}/random`, random);
+  await sh(pool, `python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'`);
+  return { POOL: pool, SOCKET: `${pool}/socket`, T: scratch.path("tree") };
+}
+
+for (const setup of setups) {
+  Deno.test({
+    name: `commit(), checkout(), transfers, gc and deinit of a ${setup} tree keep every edge case`,
+    ignore: !has(...tools),
+    fn: async () => {
+      assert.ok(prelude !== "");
+      await using scratch = new Scratch();
+      const list = wanted(setup);
+      const env = await makePool(scratch);
+      const tree = scratch.mkdir("tree");
+      const versions: string[] = [];
+      const copyOf = (version: number): string => scratch.path(`v${version}`);
+      // The same setup follows version by version; the other ones too, so that every pair is tried.
+      const followers = setups.map((other) => ({ name: `follows-${other}`, setup: other }));
+      const late = setups.map((other) => ({ name: `late-${other}`, setup: other }));
+
+      await sh(scratch.dir, stepScript(list, 0), env);
+      await plainCopy(tree, copyOf(0));
+      await scratch.init("tree", setup);
+      await assertSame(copyOf(0), tree, "after init");
+      versions.push(await scratch.with("tree", (open) => Promise.resolve(open.resolve("head"))));
+      for (const follower of [...followers, ...late]) {
+        await scratch.transfer("tree", follower.name, { setup: follower.setup });
+        await assertSame(copyOf(0), scratch.path(follower.name), `${follower.name}, version 0`);
+      }
+      for (let version = 1; version <= versionCount; version++) {
+        await sh(scratch.dir, stepScript(list, version), env);
+        await plainCopy(tree, copyOf(version));
+        versions.push(await scratch.commit("tree"));
+        await assertSame(copyOf(version), tree, `after commit ${version}`);
+        assert.deepEqual(await scratch.changes("tree"), [], `uncommitted after commit ${version}`);
+        for (const follower of followers) {
+          await scratch.transfer("tree", follower.name, { mode: version === 2 ? "upper" : version === 3 ? "full" : "delta" });
+          await assertSame(copyOf(version), scratch.path(follower.name), `${follower.name}, version ${version}`);
+          assert.deepEqual(await scratch.changes(follower.name), [], `${follower.name}, version ${version}`);
+        }
+      }
+      for (const receiver of late) {
+        await scratch.transfer("tree", receiver.name);
+        await assertSame(copyOf(versionCount), scratch.path(receiver.name), receiver.name);
+        assert.deepEqual(await scratch.changes(receiver.name), [], receiver.name);
+      }
+      for (const other of setups) {
+        await scratch.transfer("tree", `fresh-${other}`, { setup: other });
+        await assertSame(copyOf(versionCount), scratch.path(`fresh-${other}`), `fresh-${other}`);
+        await scratch.verify(`fresh-${other}`);
+        await scratch.deinit(`fresh-${other}`);
+        await assertSame(copyOf(versionCount), scratch.path(`fresh-${other}`), `fresh-${other} after deinit`);
+      }
+      for (const name of ["tree", ...followers.map((follower) => follower.name)]) {
+        for (const version of [0, 2, 1, 3, 4, 1, 4]) {
+          await scratch.checkout(name, versions[version] ?? "");
+          await assertSame(copyOf(version), scratch.path(name), `${name}, checkout of ${version}`);
+        }
+        await scratch.verify(name);
+        assert.equal((await scratch.gc(name, 3)).length, 2);
+        await assertSame(copyOf(4), scratch.path(name), `${name} after gc`);
+        for (const version of [2, 3, 4]) {
+          await scratch.checkout(name, versions[version] ?? "");
+          await assertSame(copyOf(version), scratch.path(name), `${name}, checkout of ${version} after gc`);
+        }
+        assert.equal((await scratch.gc(name, 1)).length, 2);
+        await assertSame(copyOf(4), scratch.path(name), `${name} after the second gc`);
+        await scratch.verify(name);
+        await scratch.deinit(name);
+        await assertSame(copyOf(4), scratch.path(name), `${name} after deinit`);
+        if (setup !== "scan" || name === "tree") await assertNoMarks(scratch.path(name));
+      }
+    },
+  });
+}
