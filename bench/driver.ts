@@ -63,35 +63,66 @@ export class Drover {
     return this.#command.length === 1 ? this.#command[0] ?? "" : "deno run main.ts";
   }
 
-  /** Runs one command to its end. @param prefix what to run it under. */
-  async run(args: readonly string[], prefix: readonly string[] = []): Promise<Run> {
-    return await measure([...prefix, ...this.#command, ...args], { env: this.#env });
+  /** A host whose trees are below `root`. It knows nothing of other hosts' trees. */
+  host(root: string): Host {
+    const env = { ...this.#env, DROVER_HOME: `${root}.home` };
+    return new Host({ command: this.#command, env, root, workDir: this.#workDir });
   }
 
-  /** Puts a directory under the program. */
-  async init(dir: string): Promise<Run> {
-    return await this.run(["fs", "init", dir, "--capture", captureName(), "--json"]);
+  /** Runs one command that concerns no host, to its end. */
+  async run(args: readonly string[]): Promise<Run> {
+    return await measure([...this.#command, ...args], { env: this.#env });
+  }
+}
+
+/** How a host runs the program. */
+export interface HostOptions {
+  command: readonly string[];
+  env: Record<string, string>;
+  /** The directory of its trees; the program's own notes are beside it. */
+  root: string;
+  /** Where logs go. */
+  workDir: string;
+}
+
+/** One host. Several live on one machine without knowing of each other. */
+export class Host {
+  readonly #options: HostOptions;
+
+  /** @param options how it runs the program, and where. */
+  constructor(options: HostOptions) {
+    this.#options = options;
   }
 
-  /** Starts a node with trees below `root`. */
-  async serve(root: string, link: Link): Promise<Node> {
+  /** Puts the directory `name` under the program. */
+  async init(name: string): Promise<Run> {
+    return await this.#run([
+      "fs",
+      "init",
+      `${this.#options.root}/${name}`,
+      "--capture",
+      captureName(),
+      "--json",
+    ]);
+  }
+
+  /** Starts a node. */
+  async serve(link: Link): Promise<Node> {
+    const { command, env, root, workDir } = this.#options;
     const port = freePort();
     const args = ["serve", "--listen", `${link.host}:${port}`, "--root", root, "--capture", captureName()];
-    const process = new Background(
-      [...link.target, ...this.#command, ...args],
-      `${this.#workDir}/serve-${port}.log`,
-      {
-        env: this.#env,
-      },
-    );
+    const process = new Background([...link.target, ...command, ...args], `${workDir}/serve-${port}.log`, {
+      env,
+    });
     await process.listening(link.host, port, link.source);
     return new Node(process, root, link, port);
   }
 
-  /** Brings a node's tree `name` to the present state of `dir`. */
-  async push(dir: string, node: Node, name: string, mode: PushMode = "delta"): Promise<Push> {
+  /** Brings the tree `name` of a node to the present state of the tree of that name here. */
+  async push(name: string, node: Node, mode: PushMode = "delta"): Promise<Push> {
+    const dir = `${this.#options.root}/${name}`;
     const args = ["push", dir, await node.url(name), "--mode", mode, "--commit", "--json"];
-    const run = await this.run(args, node.link.source);
+    const run = await this.#run(args, node.link.source);
     const last = run.stdout.trimEnd().split("\n").at(-1) ?? "";
     const said = JSON.parse(last) as Omit<Push, "processSeconds" | "memoryPeak">;
     for (const field of ["bytesSent", "bytesReceived", "seconds", "entries"] as const) {
@@ -100,6 +131,10 @@ export class Drover {
       }
     }
     return { ...said, processSeconds: run.seconds, memoryPeak: run.memoryPeak };
+  }
+
+  async #run(args: readonly string[], prefix: readonly string[] = []): Promise<Run> {
+    return await measure([...prefix, ...this.#options.command, ...args], { env: this.#options.env });
   }
 }
 

@@ -23,7 +23,7 @@
  */
 import { parseArgs } from "node:util";
 import { compareTrees } from "./digest.ts";
-import { captureName, Drover, type Node, type PushMode } from "./driver.ts";
+import { captureName, Drover, type Host, type Node, type PushMode } from "./driver.ts";
 import { type Link, loopback, shaped } from "./link.ts";
 import { numberOf, numbersOf, wordsOf } from "./options.ts";
 import { RsyncDaemon, rsyncName, rsyncVersion } from "./rsync.ts";
@@ -187,22 +187,21 @@ interface RouteResult {
 async function routeByDrover(context: RouteContext, mode: PushMode): Promise<RouteResult> {
   const { scratch, drover, link } = context;
   const nodes = new Map<string, Node>();
+  const hostOf = (machine: string): Host => drover.host(scratch.at(`route/${machine}`));
   try {
     link.shape(false);
     scratch.copy(scratch.at("v0"), "route/a/tree");
-    await drover.init(scratch.at("route/a/tree"));
+    await hostOf("a").init("tree");
     for (const machine of machines) {
       Deno.mkdirSync(scratch.at(`route/${machine}`), { recursive: true });
-      nodes.set(machine, await drover.serve(scratch.at(`route/${machine}`), link));
+      nodes.set(machine, await hostOf(machine).serve(link));
     }
-    for (const [machine, node] of nodes) {
-      if (machine !== "a") await drover.push(scratch.at("route/a/tree"), node, "tree");
-    }
+    for (const [machine, node] of nodes) if (machine !== "a") await hostOf("a").push("tree", node);
     link.shape(true);
-    return await hopsOf(context, async (source, to) => {
+    return await hopsOf(context, async (from, to) => {
       const node = nodes.get(to);
       if (node === undefined) throw new Error(`Cannot push to "${to}": no such machine`);
-      const push = await drover.push(source, node, "tree", mode);
+      const push = await hostOf(from).push("tree", node, mode);
       return {
         seconds: push.seconds,
         bytes: push.bytesSent + push.bytesReceived,
@@ -222,8 +221,8 @@ async function routeByRsync(context: RouteContext): Promise<RouteResult> {
   for (const machine of machines) modules[machine] = scratch.copy(scratch.at("v0"), `route/${machine}/tree`);
   const daemon = await RsyncDaemon.start(scratch.path, modules, link);
   try {
-    return await hopsOf(context, async (source, to) => {
-      const run = await daemon.push(source, to, { compress: false, fsync: false });
+    return await hopsOf(context, async (from, to) => {
+      const run = await daemon.push(scratch.at(`route/${from}/tree`), to, { compress: false, fsync: false });
       return { seconds: run.seconds, bytes: run.bytes, phases: null, versions: null };
     });
   } finally {
@@ -232,7 +231,7 @@ async function routeByRsync(context: RouteContext): Promise<RouteResult> {
   }
 }
 
-type Carry = (source: string, to: string) => Promise<
+type Carry = (from: string, to: string) => Promise<
   Pick<HopResult, "seconds" | "bytes" | "phases"> & { versions: number | null }
 >;
 
@@ -244,7 +243,7 @@ async function hopsOf(context: RouteContext, carry: Carry): Promise<RouteResult>
     const source = scratch.at(`route/${from}/tree`);
     mutateTree(source, { percent, seed: options.seed + 10 * percent + hop });
     settle();
-    const { versions, ...result } = await carry(source, to);
+    const { versions, ...result } = await carry(from, to);
     const what = `${method}, ${size} MB, ${percent} %, ${from.toUpperCase()} to ${to.toUpperCase()}`;
     if (versions !== null && versions !== gap) {
       throw new Error(

@@ -347,17 +347,18 @@ class Hop {
   async #runDrover(run: number): Promise<void> {
     const { scratch, drover, link, v0, change, hash, name } = this.#context;
     const source = scratch.copy(v0, "drover/a/tree");
-    const node = await drover.serve(scratch.fresh("drover/b"), link);
+    const host = drover.host(scratch.at("drover/a"));
+    const node = await drover.host(scratch.fresh("drover/b")).serve(link);
     try {
-      await drover.init(source);
+      await host.init("tree");
       link.shape(false);
-      const first = await drover.push(source, node, "tree");
+      const first = await host.push("tree", node);
       link.shape(true);
       this.#firstPushMemory.push(first.memoryPeak, node.memoryPeak);
       mutateTree(source, change);
       settle();
       const before = link.wireBytes();
-      const push = await drover.push(source, node, "tree");
+      const push = await host.push("tree", node);
       const after = link.wireBytes();
       const sample = {
         bytes: push.bytesSent + push.bytesReceived,

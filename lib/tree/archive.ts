@@ -39,7 +39,7 @@ import type { Libc } from "../../ffi/mod.ts";
 import { ArchiveView } from "./archive_view.ts";
 import { Beneath, isFull } from "./beneath.ts";
 import { Breath } from "./breath.ts";
-import { objectPath } from "./content.ts";
+import { copyWithHoles, objectPath } from "./content.ts";
 import type { Capture, Profile, TreeContext } from "./context.ts";
 import { createEmptyTree, removeUnfinished } from "./init.ts";
 import { LayerBuilder } from "./layer.ts";
@@ -696,7 +696,7 @@ function copyBelow(tree: Tree, entry: Entry, target: number): void {
       );
     }
     try {
-      tree.libc.copyRange(source, 0, target, 0, entry.size);
+      copyWithHoles(tree.libc, source, target, entry.size);
     } finally {
       tree.libc.close(source);
     }

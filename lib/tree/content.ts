@@ -8,7 +8,7 @@ import type { BytePath } from "../base/path.ts";
 import { toHex } from "../base/hex.ts";
 import type { FileStat, Libc } from "../../ffi/mod.ts";
 import { Beneath, isMissing } from "./beneath.ts";
-import { O_NONBLOCK, O_RDONLY } from "./posix.ts";
+import { O_NONBLOCK, O_RDONLY, SEEK_DATA, SEEK_HOLE } from "./posix.ts";
 import type { Store } from "./store.ts";
 
 /** Where in the object store content lies. */
@@ -88,4 +88,21 @@ export class Content implements Disposable {
     }
     return null;
   }
+}
+
+/**
+ * Copies a file's first `size` bytes into an empty file. Holes stay holes: copy_file_range(2) alone fills them on file
+ * systems without reflinks.
+ */
+export function copyWithHoles(libc: Libc, source: number, target: number, size: number): void {
+  const stat = libc.fstat(source);
+  if (stat.blocks * 512 >= stat.size) return libc.copyRange(source, 0, target, 0, size);
+  for (let at = 0; at < size;) {
+    const start = libc.seek(source, at, SEEK_DATA);
+    if (start < 0 || start >= size) break;
+    const hole = libc.seek(source, start, SEEK_HOLE);
+    at = hole < 0 ? size : Math.min(hole, size);
+    libc.copyRange(source, start, target, start, at - start);
+  }
+  libc.ftruncate(target, size);
 }

@@ -17,8 +17,8 @@ import type { FileStat, Libc } from "../../ffi/mod.ts";
 import type { Beneath } from "./beneath.ts";
 import { errorCode } from "./beneath.ts";
 import { Breath } from "./breath.ts";
-import type { Content } from "./content.ts";
-import { applyMetadata } from "./metadata.ts";
+import { type Content, copyWithHoles } from "./content.ts";
+import { applyMetadata, sameXattrs } from "./metadata.ts";
 import type { ProgressEvent } from "./context.ts";
 import { readTarget, statMatches } from "./walk.ts";
 
@@ -152,7 +152,8 @@ class PlainApply {
     ) return false; // stat cannot tell them apart
     if (!statMatches(this.#likeOwned(stat, after), after)) return false;
     if (after.kind === "file") return stat.nlink === this.#plan.after.namesOf(after.path).length;
-    return after.kind === "symlink" && readTarget(this.#root, after.path) === after.target;
+    return after.kind === "symlink" && readTarget(this.#root, after.path) === after.target &&
+      sameXattrs(this.#root.xattrs(after.path), after.xattrs);
   }
 
   #onlyMetadata(before: Entry, after: Entry, stat: FileStat): boolean {
@@ -190,7 +191,7 @@ class PlainApply {
       );
     }
     try {
-      this.#libc.copyRange(source, 0, target, 0, after.size);
+      copyWithHoles(this.#libc, source, target, after.size);
     } finally {
       this.#libc.close(source);
     }

@@ -51,7 +51,7 @@ import { isOverlayXattr, isWhiteoutDevice } from "../version/whiteout.ts";
 import { readSlice } from "./bases.ts";
 import { Beneath, isFull } from "./beneath.ts";
 import { Breath } from "./breath.ts";
-import { objectPath } from "./content.ts";
+import { copyWithHoles, objectPath } from "./content.ts";
 import { LayerBuilder } from "./layer.ts";
 import { AT_FDCWD, O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY } from "./posix.ts";
 import { decodeOffer, encodeMessage, type Offer, recordType } from "./protocol.ts";
@@ -392,7 +392,7 @@ class PackageReceiver {
       if (live.changes.length > 0 && store.pointers.head !== null) {
         throw uncommitted(this.#tree.name, live.changes, "bring a new version to");
       }
-      const below = metadata.from === null ? [] : store.version(metadata.from)?.stack ?? [];
+      const below = await this.#tree.shallowStack(metadata.from);
       const version: StoredVersion = {
         ...last,
         stack: store.setup.capture === "scan" ? [] : [...below, layer],
@@ -910,7 +910,7 @@ function copyContent(tree: Tree, hasher: Hasher, entry: Entry, target: number, r
   const source = entry.digest === null ? null : tree.content.open(entry.digest, entry.size);
   if (source === null) throw shortBase(entry);
   try {
-    tree.libc.copyRange(source, 0, target, 0, entry.size);
+    copyWithHoles(tree.libc, source, target, entry.size);
   } finally {
     tree.libc.close(source);
   }

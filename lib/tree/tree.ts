@@ -17,7 +17,7 @@ import type { Libc } from "../../ffi/mod.ts";
 import { Beneath } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import { type Captured, captureUpper, captureWalk } from "./capture.ts";
-import { Content, objectPath } from "./content.ts";
+import { Content, copyWithHoles, objectPath } from "./content.ts";
 import type { Capture, Profile, TreeContext } from "./context.ts";
 import { LayerBuilder } from "./layer.ts";
 import { applyMetadata } from "./metadata.ts";
@@ -30,6 +30,9 @@ import { toHex } from "../base/hex.ts";
 
 /** How long a command waits for another one to finish with the tree. */
 const lockWaitMs = 10_000;
+
+/** How many layers a stack may have before they are merged. */
+const stackDepthMax = 40;
 
 /** One line of `fs status` and `fs diff`. */
 export interface ChangeLine {
@@ -397,7 +400,7 @@ export class Tree implements AsyncDisposable {
         message: options.message ?? "",
       };
       if (setup.capture === "scan") await this.#commitObjects(version, live);
-      else if (quiet) {
+      else if (quiet && live.captured.apart.length === 0) {
         await this.#commitUpper(version, live);
         switched = true;
       } else await this.#commitCopy(version, live);
@@ -416,19 +419,26 @@ export class Tree implements AsyncDisposable {
   }
 
   /**
-   * Brings names of hard-linked files up to where their other names already are, by opening them for writing: the
-   * kernel then links them in the upper. The index, which keeps them together until then, does not work in lower layers.
+   * Brings names of hard-linked files up to where their other names already are, by setting the mtime they have: the
+   * kernel then links them in the upper. (Opening them for writing would do too, but copies the content of a file of which
+   * only the metadata had changed, and gives it a new mtime.) The index, which keeps them together until then, does not
+   * work in lower layers.
    */
   #joinLinks(paths: readonly BytePath[]): void {
     this.libc.remount(this.store.setup.dir, false);
     using merged = Beneath.open(this.libc, this.store.setup.dir);
-    for (const path of paths) this.libc.close(merged.open(path, O_RDWR));
+    for (const path of paths) {
+      const stat = merged.stat(path);
+      if (stat === null) continue; // removed just now
+      const { fd, name } = merged.place(path);
+      this.libc.setMtime(fd, name, stat.mtimeSeconds, stat.mtimeNanos);
+    }
   }
 
   /** The upper becomes a layer as it is, and a new one goes on top: no byte is copied. */
   async #commitUpper(version: VersionInfo, { captured }: LiveState): Promise<void> {
     const { pointers } = this.store;
-    const below = pointers.base === null ? [] : this.store.version(pointers.base)?.stack ?? [];
+    const below = await this.shallowStack(pointers.base);
     await this.flush(pointers.upper);
     this.store.writeManifest(captured.manifest);
     const upper = this.newUpper(captured.manifest);
@@ -439,6 +449,30 @@ export class Tree implements AsyncDisposable {
       this.store.setPointers({ head: version.id, base: version.id, upper });
     });
     showStack(this.libc, this.store, this.context.log);
+  }
+
+  /**
+   * The layers of a version, to build on. When there are very many, they are merged into one first, which is made of hard
+   * links and so copies no content: each layer costs every look-up a little, and the kernel takes only so many.
+   */
+  async shallowStack(id: string | null): Promise<number[]> {
+    const stack = id === null ? [] : this.store.version(id)?.stack ?? [];
+    if (id === null || stack.length < stackDepthMax) return stack;
+    const manifest = this.store.manifestOf(id);
+    const layer = this.store.newLayer();
+    const content = await this.buildLayer(layer, {
+      before: Manifest.empty,
+      after: manifest,
+      changes: diffManifests(Manifest.empty, manifest),
+      check: false,
+      share: () => true, // the layers stay, but in no stack beside this one
+    });
+    await this.flush(layer);
+    this.store.transaction(() => {
+      this.store.addContent(content);
+      this.store.setStack(id, [layer]);
+    });
+    return [layer];
   }
 
   /** Files are open for writing: the version gets a copy of what changed, and the upper goes on as it is. */
@@ -513,7 +547,7 @@ export class Tree implements AsyncDisposable {
       try {
         const size = this.libc.fstat(source).size;
         this.#writeObject(objects, object, (fd) => {
-          this.libc.copyRange(source, 0, fd, 0, size);
+          copyWithHoles(this.libc, source, fd, size);
           if (toHex(hasher.hash(fd).digest) !== toHex(digest)) throw changedMeanwhile(path);
         });
       } finally {
@@ -727,7 +761,7 @@ export class Tree implements AsyncDisposable {
     try {
       const target = builder.create(after);
       try {
-        this.libc.copyRange(source, 0, target, 0, after.size);
+        copyWithHoles(this.libc, source, target, after.size);
       } finally {
         this.libc.close(target);
       }

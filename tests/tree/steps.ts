@@ -94,7 +94,8 @@ export function hookDatabases(hook: StepHook | null): void {
   patched = true;
   patch(DatabaseSync.prototype, "exec", (args) => {
     const sql = String(args[0]).trim();
-    inTransaction = sql.startsWith("BEGIN");
+    if (sql.startsWith("BEGIN")) inTransaction = true;
+    else if (sql === "COMMIT" || sql === "ROLLBACK") inTransaction = false;
     if (!inTransaction && sql !== "ROLLBACK") databaseHook?.(`database: ${sql.slice(0, 24)}`);
   });
   patch(StatementSync.prototype, "run", () => {
