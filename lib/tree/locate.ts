@@ -64,10 +64,11 @@ export function absolutePath(dir: BytePath): BytePath {
 export function findTree(context: TreeContext, dir: BytePath): TreePlace | null {
   const absolute = absolutePath(dir);
   const known = new Registry(context.home).find(absolute);
-  if (known !== null) return known;
-  const state = defaultState(absolute);
-  const there = context.native.libc.stat(AT_FDCWD, `${state}/tree.db` as BytePath);
-  return there === null ? null : { dir: absolute, state };
+  // The registry is written first and cleared last: an entry may be all that a crash left.
+  for (const place of [...known === null ? [] : [known], { dir: absolute, state: defaultState(absolute) }]) {
+    if (context.native.libc.stat(AT_FDCWD, `${place.state}/tree.db` as BytePath) !== null) return place;
+  }
+  return null;
 }
 
 /**

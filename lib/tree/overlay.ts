@@ -27,7 +27,7 @@ export interface Mounted {
 /** What is mounted exactly on `dir`, the visible one last. */
 export function mountsOn(dir: BytePath): Mounted[] {
   const text = pathFromBytes(fs.readFileSync("/proc/self/mountinfo"));
-  const mounts: Mounted[] = [];
+  const mounts = new Map<string, Mounted & { parent: string }>();
   for (const line of text.split("\n")) {
     const [before, after] = line.split(" - ");
     const fields = before?.split(" ") ?? [];
@@ -35,12 +35,20 @@ export function mountsOn(dir: BytePath): Mounted[] {
     const options = after.split(" ").slice(2).join(" ").split(",");
     const upper = options.find((option) => option.startsWith("upperdir="))?.slice("upperdir=".length);
     const flags = `${fields[5]},${options.join(",")}`.split(",");
-    mounts.push({
+    mounts.set(fields[0] ?? "", {
       upper: upper === undefined ? null : unescape(upper),
       readOnly: flags.includes("ro"),
+      parent: fields[1] ?? "",
     });
   }
-  return mounts;
+  // The file lists them in the order of their making; one that was put beneath another is younger, but not visible.
+  const ordered: Mounted[] = [];
+  for (let below = [...mounts.values()].find(({ parent }) => !mounts.has(parent))?.parent; below !== undefined;) {
+    const next = [...mounts].find(([, { parent }]) => parent === below);
+    if (next !== undefined) ordered.push({ upper: next[1].upper, readOnly: next[1].readOnly });
+    below = next?.[0];
+  }
+  return ordered;
 }
 
 /** mountinfo writes blanks, newlines and backslashes as three octal digits. */
@@ -95,7 +103,8 @@ export function showStack(libc: Libc, store: Store, log?: (line: string) => void
     readOnly: false,
   };
   const there = mountedUpper(store);
-  if (there === null && mountsOn(setup.dir).length > 0) {
+  const mounts = mountsOn(setup.dir);
+  if (there === null && mounts.length > 0) {
     throw new DroverError(
       "busy",
       `Cannot mount "${pathToText(setup.dir)}": something else is mounted there`,
@@ -103,6 +112,13 @@ export function showStack(libc: Libc, store: Store, log?: (line: string) => void
         hint: "see `findmnt`, and unmount it first",
       },
     );
+  }
+  const at = mounts.findIndex(({ upper }) => upper === options.upper);
+  if (at >= 0) {
+    // A switch was interrupted when the new overlay was beneath the old one already.
+    for (let above = mounts.length - 1; above > at; above--) libc.unmount(setup.dir, true);
+    if (mounts[at]?.readOnly === true) libc.remount(setup.dir, false);
+    return;
   }
   // With index=on the kernel refuses a lower that a live overlay has as its upper.
   if (there !== null && !(fast && lower.some((path) => path === store.layerPath(there.upper)))) {

@@ -32,7 +32,7 @@ import {
 } from "./protocol.ts";
 import { type Allowance, receivePackage, type ReceiveResult } from "./receive.ts";
 import { sendPackage, type SendResult } from "./send.ts";
-import { type CommitResult, secondsSince, Tree, uncommitted } from "./tree.ts";
+import { type CommitResult, secondsSince, type Tree, uncommitted } from "./tree.ts";
 
 /** What a package is made of: everything, changed files whole, or what changed within files. */
 export type PushMode = PackageMode;

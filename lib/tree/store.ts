@@ -19,14 +19,14 @@
  */
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import * as fs from "node:fs";
-import { type BytePath, joinPath, pathToText } from "../base/path.ts";
+import { type BytePath, joinPath, nameOf, parentOf, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import { Manifest } from "../version/manifest.ts";
 import type { VersionInfo } from "../version/entry.ts";
 import type { Libc, Native } from "../../ffi/mod.ts";
 import type { Capture, Profile } from "./context.ts";
 import { AT_FDCWD, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } from "./posix.ts";
-import { isMissing } from "./beneath.ts";
+import { Beneath, isMissing } from "./beneath.ts";
 
 const formatVersion = 1;
 
@@ -71,6 +71,10 @@ export interface ContentPlace {
   path: BytePath;
 }
 
+/** Manifests kept in memory: how many, and up to which size each. */
+const manifestsKeptMax = 4;
+const manifestKeptSizeMax = 16 << 20;
+
 const schema = `
   CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) STRICT;
   CREATE TABLE versions (
@@ -84,6 +88,8 @@ const schema = `
   CREATE TABLE seen (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
 `;
 
+const folders: readonly string[] = ["manifests", "layers", "work", "objects", "staging"];
+
 /** An open state directory. */
 export class Store implements Disposable {
   readonly path: BytePath;
@@ -91,6 +97,7 @@ export class Store implements Disposable {
   readonly #libc: Libc;
   readonly #db: DatabaseSync;
   readonly #statements = new Map<string, StatementSync>();
+  readonly #manifests = new Map<string, Manifest>();
   #lockFd = -1;
 
   private constructor(native: Native, path: BytePath, db: DatabaseSync) {
@@ -100,30 +107,75 @@ export class Store implements Disposable {
     this.#db = db;
   }
 
-  /** Makes a new state directory (it must not exist) and opens it, locked. */
+  /**
+   * Makes a new state directory (it must not exist) and opens it, locked. `tree.db` gets its name when it is complete: a
+   * state directory without one is what a crash left (`isHalfMade`).
+   */
   static create(native: Native, path: BytePath, setup: TreeSetup): Store {
-    native.libc.mkdir(AT_FDCWD, path, 0o700);
-    for (const name of ["manifests", "layers", "work", "objects", "staging"]) {
-      native.libc.mkdir(AT_FDCWD, joinPath(path, name as BytePath), 0o700);
+    const { libc } = native;
+    libc.mkdir(AT_FDCWD, path, 0o700);
+    const lock = lockOf(libc, path);
+    if (lock < 0) throw new DroverError("busy", `Cannot make tree state "${pathToText(path)}": another process is at it`);
+    try {
+      for (const name of folders) libc.mkdir(AT_FDCWD, joinPath(path, name as BytePath), 0o700);
+      const file = databasePath(path);
+      const db = new DatabaseSync(`${file}.new`);
+      try {
+        db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
+        db.exec("BEGIN");
+        db.exec(schema);
+        const meta = {
+          format: `${formatVersion}`,
+          dir: setup.dir,
+          capture: setup.capture,
+          profile: setup.profile,
+          userxattr: setup.userxattr ? "1" : "0",
+          owners: setup.owners ? "1" : "0",
+          upper: "-1",
+        };
+        const put = db.prepare("INSERT INTO meta (key, value) VALUES (?, ?)");
+        for (const [key, value] of Object.entries(meta)) put.run(key, value);
+        db.exec("COMMIT");
+      } finally {
+        db.close();
+      }
+      libc.rename(AT_FDCWD, joinPath(path, "tree.db.new" as BytePath), AT_FDCWD, joinPath(path, "tree.db" as BytePath));
+      const store = Store.open(native, path);
+      store.#lockFd = lock;
+      return store;
+    } catch (error) {
+      libc.close(lock);
+      throw error;
     }
-    const db = new DatabaseSync(databasePath(path));
-    db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
-    const store = new Store(native, path, db);
-    db.exec("BEGIN");
-    db.exec(schema);
-    const meta = {
-      format: `${formatVersion}`,
-      dir: setup.dir,
-      capture: setup.capture,
-      profile: setup.profile,
-      userxattr: setup.userxattr ? "1" : "0",
-      owners: setup.owners ? "1" : "0",
-      upper: "-1",
-    };
-    for (const [key, value] of Object.entries(meta)) store.#setMeta(key, value);
-    db.exec("COMMIT");
-    store.lock();
-    return store;
+  }
+
+  /** Whether a directory is what `create` or `remove` left when they did not come to their end. */
+  static isHalfMade(native: Native, path: BytePath): boolean {
+    const { libc } = native;
+    if (libc.stat(AT_FDCWD, path)?.kind !== "directory") return false;
+    const fd = libc.open(AT_FDCWD, path, O_RDONLY);
+    let names: string[];
+    try {
+      names = libc.readDir(fd).map(({ name }) => name);
+    } finally {
+      libc.close(fd);
+    }
+    if (names.length === 0) return true;
+    const ours = (name: string) => name === "lock" || folders.includes(name) || /^tree\.db(\.new)?(-\w+)?$/.test(name);
+    if (!names.every(ours) || names.includes("tree.db") || !names.includes("lock")) return false;
+    const lock = lockOf(libc, path);
+    if (lock >= 0) libc.close(lock);
+    return lock >= 0;
+  }
+
+  /** Removes a state directory; the database goes last, so that a crash leaves it in charge or a half-made directory. */
+  static remove(native: Native, path: BytePath): void {
+    using parent = Beneath.open(native.libc, (parentOf(path) || "/") as BytePath);
+    using state = Beneath.open(native.libc, path);
+    const names = state.list(rootPath).map(({ name }) => name);
+    const last = (name: BytePath) => name === "lock" ? 2 : name.startsWith("tree.db") ? 1 : 0;
+    for (const name of names.sort((a, b) => last(a) - last(b))) state.removeAll(name);
+    parent.removeAll(nameOf(path));
   }
 
   /** Opens an existing one, without taking the lock. */
@@ -157,14 +209,8 @@ export class Store implements Disposable {
 
   /** Takes the lock if it is free. It is released with the store, or when the process dies. */
   lock(): boolean {
-    if (this.#lockFd >= 0) return true;
-    const fd = this.#libc.open(AT_FDCWD, this.below("lock"), O_RDWR | O_CREAT, 0o600);
-    if (!this.#libc.tryLock(fd, true)) {
-      this.#libc.close(fd);
-      return false;
-    }
-    this.#lockFd = fd;
-    return true;
+    if (this.#lockFd < 0) this.#lockFd = lockOf(this.#libc, this.path);
+    return this.#lockFd >= 0;
   }
 
   /** Whether this process holds the lock. */
@@ -218,7 +264,11 @@ export class Store implements Disposable {
       body();
       this.#db.exec("COMMIT");
     } catch (error) {
-      this.#db.exec("ROLLBACK");
+      try {
+        this.#db.exec("ROLLBACK");
+      } catch {
+        // SQLite has done it by itself: a full disk ends the transaction
+      }
       throw error;
     }
   }
@@ -298,6 +348,7 @@ export class Store implements Disposable {
   /** Writes a manifest; it is on disk after the next syncfs. Returns its root. */
   writeManifest(manifest: Manifest): string {
     const root = manifest.root();
+    this.#remember(root, manifest);
     const path = this.below(`manifests/${root}`);
     if (this.#libc.stat(AT_FDCWD, path) !== null) return root;
     const raw = manifest.bytes;
@@ -318,6 +369,26 @@ export class Store implements Disposable {
 
   /** Reads a manifest by root and checks it; null where it is not kept. */
   readManifest(root: string): Manifest | null {
+    const known = this.#manifests.get(root);
+    if (known !== undefined) return known;
+    const manifest = this.#readManifest(root);
+    if (manifest !== null) this.#remember(root, manifest);
+    return manifest;
+  }
+
+  /** One command reads the same few manifests again and again; very large ones are not kept in memory. */
+  #remember(root: string, manifest: Manifest): void {
+    if (manifest.bytes.length > manifestKeptSizeMax) return;
+    if (this.#manifests.size >= manifestsKeptMax) {
+      for (const oldest of this.#manifests.keys()) {
+        this.#manifests.delete(oldest);
+        break;
+      }
+    }
+    this.#manifests.set(root, manifest);
+  }
+
+  #readManifest(root: string): Manifest | null {
     const path = this.below(`manifests/${root}`);
     let file: Uint8Array;
     try {
@@ -444,6 +515,14 @@ export class Store implements Disposable {
     if (statement === undefined) this.#statements.set(sql, statement = this.#db.prepare(sql));
     return statement;
   }
+}
+
+/** The locked descriptor of a state directory's lock, or -1 while somebody else has it. */
+function lockOf(libc: Libc, state: BytePath): number {
+  const fd = libc.open(AT_FDCWD, joinPath(state, "lock" as BytePath), O_RDWR | O_CREAT, 0o600);
+  if (libc.tryLock(fd, true)) return fd;
+  libc.close(fd);
+  return -1;
 }
 
 /** Reads a file of the store, whole. */

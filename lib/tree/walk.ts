@@ -14,7 +14,7 @@ import { DroverError } from "../base/errors.ts";
 import type { Entry, EntryKind } from "../version/entry.ts";
 import { isOverlayXattr } from "../version/whiteout.ts";
 import type { FileStat, Libc, Xattr } from "../../ffi/mod.ts";
-import { Beneath } from "./beneath.ts";
+import type { Beneath } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import type { ProgressEvent } from "./context.ts";
 import { O_NONBLOCK, O_RDONLY } from "./posix.ts";
