@@ -46,7 +46,8 @@ export class ProgressReporter {
   readonly event = (event: ProgressEvent): void => {
     const now = this.#options.now();
     const known = this.#phases.get(event.phase);
-    this.#phases.set(event.phase, { ...event, startedMs: known?.startedMs ?? now });
+    const goesOn = known !== undefined && event.done >= known.done;
+    this.#phases.set(event.phase, { ...event, startedMs: goesOn ? known.startedMs : now });
     if (now - this.#drawnMs < this.#interval) return;
     this.#drawnMs = now;
     const line = progressLine(this.#current(), now);

@@ -125,8 +125,10 @@ class NodeListener implements Listener {
   readonly address: Address;
   readonly #socket: Deno.Listener<Deno.Conn>;
   readonly #options: ListenOptions;
-  /** In order of arrival. */
+  /** Handshakes, in order of arrival. */
   readonly #shaking = new Set<Deno.Conn>();
+  /** Why this side ended a handshake; it fails by that a little later. */
+  readonly #dropped = new WeakMap<Deno.Conn, DroverError>();
   readonly #ready: Channel[] = [];
   #wake: () => void = () => {};
   #failure: unknown = null;
@@ -148,7 +150,7 @@ class NodeListener implements Listener {
     if (this.#closed) return;
     this.#closed = true;
     closeQuietly(this.#socket);
-    for (const connection of this.#shaking) this.#drop(connection);
+    for (const connection of this.#shaking) this.#drop(connection, "The listener was closed");
     for (const channel of this.#ready.splice(0)) channel.close();
     this.#wake();
   }
@@ -198,8 +200,7 @@ class NodeListener implements Listener {
       if (
         oldest !== undefined && this.#shaking.size >= (this.#options.handshakesMax ?? handshakesMaxDefault)
       ) {
-        this.#shaking.delete(oldest);
-        this.#drop(oldest);
+        this.#drop(oldest, "The handshake was the oldest of too many");
       }
       this.#shaking.add(connection);
       void this.#shake(connection);
@@ -209,20 +210,16 @@ class NodeListener implements Listener {
   async #shake(connection: Deno.Conn): Promise<void> {
     const peer = formatAddress(addressOf(connection.remoteAddr));
     const handshakeMs = this.#options.handshakeMs ?? handshakeMsDefault;
-    let late = false;
-    const timer = setTimeout(() => {
-      late = true;
-      this.#drop(connection);
-    }, handshakeMs);
+    const timer = setTimeout(
+      () => this.#drop(connection, `The handshake took longer than ${handshakeMs} ms`),
+      handshakeMs,
+    );
     let channel: Channel | null = null;
     try {
       channel = await this.#authenticate(connection, peer);
     } catch (error) {
       closeQuietly(connection);
-      const reason = late
-        ? new DroverError("auth", `The handshake took longer than ${handshakeMs} ms`, { cause: error })
-        : error;
-      if (!this.#closed) this.#options.onRefused?.(peer, reason);
+      if (!this.#closed) this.#options.onRefused?.(peer, this.#dropped.get(connection) ?? error);
     } finally {
       clearTimeout(timer);
       this.#shaking.delete(connection);
@@ -234,7 +231,9 @@ class NodeListener implements Listener {
   }
 
   /** Ends a connection that may be in the middle of its TLS handshake. */
-  #drop(connection: Deno.Conn): void {
+  #drop(connection: Deno.Conn, reason: string): void {
+    this.#shaking.delete(connection);
+    this.#dropped.set(connection, new DroverError("auth", reason));
     closeQuietly(connection);
     if (this.#options.key === null) return;
     this.#options.sockets?.abort(addressOf(connection.localAddr), addressOf(connection.remoteAddr));

@@ -425,15 +425,14 @@ export async function importTar(tree: Tree, options: ImportOptions): Promise<Imp
       root,
       time: tree.context.now(),
       message: options.message ?? "",
-      stack: store.setup.capture === "scan"
-        ? []
-        : [...parent === null ? [] : store.version(parent)?.stack ?? [], layer],
+      stack: [],
     };
     await tree.exclusively(async (live) => {
       if (parent !== null && live.changes.length > 0) {
         throw uncommitted(tree.name, live.changes, "import into");
       }
-      await tree.advance(version, [], manifest, live.captured.manifest, places);
+      const stack = store.setup.capture === "scan" ? [] : [...await tree.shallowStack(parent), layer];
+      await tree.advance({ ...version, stack }, [], manifest, live.captured.manifest, places);
     });
     return {
       version: version.id,

@@ -13,7 +13,6 @@ import { DroverError } from "../base/errors.ts";
 import { diffManifests } from "../version/diff.ts";
 import { Manifest } from "../version/manifest.ts";
 import { Beneath } from "./beneath.ts";
-import { showStack } from "./overlay.ts";
 import { objectLayer, type StoredVersion } from "./store.ts";
 import { type Tree, uncommitted } from "./tree.ts";
 
@@ -58,7 +57,7 @@ function freeBytes(tree: Tree, room: Beneath): number {
 }
 
 async function squash(tree: Tree, kept: readonly StoredVersion[], dropped: readonly string[]): Promise<void> {
-  const { store, libc } = tree;
+  const { store } = tree;
   const oldest = kept.at(-1);
   if (oldest === undefined || oldest.stack === null) return;
   const below = oldest.stack;
@@ -81,9 +80,9 @@ async function squash(tree: Tree, kept: readonly StoredVersion[], dropped: reado
         check: false,
         share: (layer) => layer !== null && below.includes(layer) && !stays.has(layer),
       });
-      await tree.flush(merged);
     }
     const upper = tree.newUpper(live.captured.manifest);
+    await tree.flush(upper);
     const base = merged;
     store.transaction(() => {
       for (const id of dropped) store.setStack(id, null);
@@ -96,9 +95,10 @@ async function squash(tree: Tree, kept: readonly StoredVersion[], dropped: reado
         }
       }
       store.clearSeen();
+      store.setNote("switching", "1");
       store.setPointers({ base: store.pointers.head, upper });
     });
-    showStack(libc, store, tree.context.log);
+    tree.showCurrent();
     tree.sweepLayers();
   });
 }

@@ -13,7 +13,7 @@
  *
  * @module
  */
-import { type BytePath, nameOf, parentOf, pathToText, rootPath } from "../base/path.ts";
+import { type BytePath, parentOf, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import { diffManifests } from "../version/diff.ts";
 import { versionId } from "../version/history.ts";
@@ -93,19 +93,22 @@ export async function initTree(
   const setup = chooseSetup(context, absolute, options);
   const state = options.state === undefined ? defaultState(absolute) : absolutePath(options.state);
   checkState(context, absolute, state, setup.capture);
-  const store = Store.create(context.native, state, setup);
-  await using tree = new Tree(context, store);
-  const registry = new Registry(context.home);
   try {
+    await using tree = createTree(context, state, setup);
     if (setup.capture === "scan") await tree.commit({ message: "init" });
     else await moveBelow(tree);
+    return await tree.status();
   } catch (error) {
-    // Nothing is recorded yet: leave no trace.
-    if (store.pointers.head === null) removeUnfinished(context, state, absolute);
+    // Unless a version is recorded: leave no trace.
+    removeUnfinished(context, state, absolute);
     throw error;
   }
-  registry.add({ dir: absolute, state });
-  return await tree.status();
+}
+
+/** Makes the state directory. The registry is written first: a state that it does not know could not be found again. */
+function createTree(context: TreeContext, state: BytePath, setup: TreeSetup): Tree {
+  new Registry(context.home).add({ dir: setup.dir, state });
+  return new Tree(context, Store.create(context.native, state, setup));
 }
 
 /** Makes a tree that has no version yet, for a version to be received into. The directory is made. */
@@ -127,9 +130,7 @@ export function createEmptyTree(context: TreeContext, dir: BytePath, options: In
     }
   } else libc.mkdir(AT_FDCWD, dir, 0o700);
   checkState(context, dir, state, setup.capture);
-  const tree = new Tree(context, Store.create(context.native, state, setup));
-  new Registry(context.home).add({ dir, state });
-  return tree;
+  return createTree(context, state, setup);
 }
 
 function checkState(context: TreeContext, dir: BytePath, state: BytePath, capture: Capture): void {
@@ -140,6 +141,7 @@ function checkState(context: TreeContext, dir: BytePath, state: BytePath, captur
       hint: "give --state PATH outside",
     });
   }
+  if (Store.isHalfMade(context.native, state)) Store.remove(context.native, state);
   if (libc.stat(AT_FDCWD, state) !== null) {
     throw new DroverError(
       "exists",
@@ -234,7 +236,7 @@ function* contentOf(
 /** Undoes an init that recorded no version; false when the state is that of a real tree. */
 export function removeUnfinished(context: TreeContext, state: BytePath, dir: BytePath): boolean {
   const { libc } = context.native;
-  {
+  if (libc.stat(AT_FDCWD, `${state}/tree.db` as BytePath) !== null) {
     using store = Store.open(context.native, state);
     if (!store.lock()) {
       throw new DroverError("busy", `Cannot put "${pathToText(dir)}" under drover: another process is at it`);
@@ -245,8 +247,7 @@ export function removeUnfinished(context: TreeContext, state: BytePath, dir: Byt
       libc.rename(AT_FDCWD, store.layerPath(0), AT_FDCWD, dir, 0);
     }
   }
-  using parent = Beneath.open(libc, (parentOf(state) || "/") as BytePath);
-  parent.removeAll(nameOf(state));
+  if (libc.stat(AT_FDCWD, state) !== null) Store.remove(context.native, state);
   new Registry(context.home).remove(dir);
   return true;
 }
@@ -265,24 +266,22 @@ export async function deinitTree(
     throw new DroverError("not-a-tree", `Cannot leave "${pathToText(dir)}": it is not under drover`);
   }
   const { libc } = context.native;
-  let entries = 0;
-  {
-    await using tree = await Tree.open(context, place.state);
-    const { setup } = tree.store;
-    if (setup.capture === "overlay") {
-      if (tree.store.note("deinit") === null) {
-        await tree.mount();
-        await tree.exclusively(async ({ captured }) => {
-          await buildPlain(tree, captured);
-          libc.unmount(setup.dir, true);
-        });
-      }
-      entries = tree.finishLeaving();
-    } else entries = tree.store.manifestOf(tree.store.pointers.head).count - 1;
+  await using tree = await Tree.open(context, place.state);
+  const { setup, pointers } = tree.store;
+  if (tree.store.note("deinit") === null) {
+    if (setup.capture === "scan") {
+      tree.store.setNote("deinit", ` ${tree.store.manifestOf(pointers.head).count - 1}`);
+    } else {
+      await tree.mount();
+      await tree.exclusively(async ({ captured }) => {
+        await buildPlain(tree, captured);
+        libc.unmount(setup.dir, true);
+      });
+    }
   }
+  const entries = tree.finishLeaving();
+  Store.remove(context.native, place.state);
   new Registry(context.home).remove(place.dir);
-  using parent = Beneath.open(libc, (parentOf(place.state) || "/") as BytePath);
-  parent.removeAll(nameOf(place.state));
   return { dir: pathToText(place.dir), entries };
 }
 

@@ -36,7 +36,9 @@ export interface NodeOptions {
 }
 
 /** Serves until the signal. Trees below the root that are not mounted, after a reboot, are mounted first. */
-export async function serveTrees(context: TreeContext, options: NodeOptions): Promise<void> {
+export async function serveTrees(given: TreeContext, options: NodeOptions): Promise<void> {
+  // One bar cannot show many conversations: a node says what came in, line by line.
+  const { progress: _, ...context } = given;
   const root = absolutePath(options.root);
   await mountAll(context, root);
   const under = new Set<Promise<void>>();
@@ -143,7 +145,7 @@ async function answerPush(
     await tree.commit({ message: `kept before ${channel.peer} pushed its own history` });
   }
   await channel.send(recordType.state, encodeMessage(await sideState(tree, isNew, true)));
-  const received = await receiveFrom(channel, tree, allow);
+  const received = await receiveFrom(channel, tree, allow, hello.force);
   if (received !== null) context.log?.(`${tree.name}: ${received.to.slice(0, 12)} from ${channel.peer}`);
   else if (isNew && tree.store.pointers.head === null) {
     context.log?.(`${tree.name}: nothing came from ${channel.peer}`);

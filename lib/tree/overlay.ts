@@ -22,6 +22,8 @@ export interface Mounted {
   /** Its upper directory; null for a read-only one, or one that is not an overlay. */
   upper: BytePath | null;
   readOnly: boolean;
+  /** The mount options as the kernel lists them. */
+  options: string;
 }
 
 /** What is mounted exactly on `dir`, the visible one last. */
@@ -38,6 +40,7 @@ export function mountsOn(dir: BytePath): Mounted[] {
     mounts.set(fields[0] ?? "", {
       upper: upper === undefined ? null : unescape(upper),
       readOnly: flags.includes("ro"),
+      options: unescape(options.join(",")),
       parent: fields[1] ?? "",
     });
   }
@@ -45,7 +48,7 @@ export function mountsOn(dir: BytePath): Mounted[] {
   const ordered: Mounted[] = [];
   for (let below = [...mounts.values()].find(({ parent }) => !mounts.has(parent))?.parent; below !== undefined;) {
     const next = [...mounts].find(([, { parent }]) => parent === below);
-    if (next !== undefined) ordered.push({ upper: next[1].upper, readOnly: next[1].readOnly });
+    if (next !== undefined) ordered.push(next[1]);
     below = next?.[0];
   }
   return ordered;
@@ -66,6 +69,18 @@ export function mountedUpper(store: Store): { upper: number; readOnly: boolean }
   if (top?.upper === null || top?.upper === undefined || !top.upper.startsWith(prefix)) return null;
   const upper = Number(top.upper.slice(prefix.length));
   return Number.isInteger(upper) ? { upper, readOnly: top.readOnly } : null;
+}
+
+/** Every layer of the tree that a mount on its directory uses, visible or not. */
+export function mountedLayers(store: Store): number[] {
+  const prefix = store.below("layers/");
+  const numbers: number[] = [];
+  for (const { options } of mountsOn(store.setup.dir)) {
+    for (let at = options.indexOf(prefix); at >= 0; at = options.indexOf(prefix, at + 1)) {
+      numbers.push(parseInt(options.slice(at + prefix.length, at + prefix.length + 15), 10));
+    }
+  }
+  return numbers;
 }
 
 /** Makes the empty directories for a new upper, with the root's own metadata still to be set. */

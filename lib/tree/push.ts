@@ -219,6 +219,7 @@ async function pullInto(
       channel,
       tree,
       options.allow ?? { devices: false, securityXattrs: false },
+      force,
     );
     if (received !== null) {
       return result(channel, {
@@ -411,11 +412,15 @@ async function manifestOf(channel: Channel, tree: Tree, id: string): Promise<Man
   );
 }
 
-/** Receives what the other side sends: a package, or the word that there is nothing. Answers its questions. */
+/**
+ * Receives what the other side sends: a package, or the word that there is nothing. Answers its questions. With `force` this
+ * tree's history may give way: the conversation was begun that way.
+ */
 export async function receiveFrom(
   channel: Channel,
   tree: Tree,
   allow: Allowance,
+  force: boolean,
 ): Promise<ReceiveResult | null> {
   for (;;) {
     const record = await channel.receive();
@@ -429,11 +434,11 @@ export async function receiveFrom(
         decodeNothing(record.body);
         return null;
       case recordType.manifestRequest:
-        await sendManifest(channel, tree);
+        await sendManifest(channel, tree, new TextDecoder().decode(record.body));
         break;
       case recordType.offer: {
         try {
-          const received = await receivePackage(channel, tree, allow, record.body);
+          const received = await receivePackage(channel, tree, allow, record.body, force);
           await channel.send(
             recordType.done,
             encodeMessage({ head: received.to, applySeconds: received.applySeconds }),
@@ -453,8 +458,11 @@ export async function receiveFrom(
   }
 }
 
-async function sendManifest(channel: Channel, tree: Tree): Promise<void> {
-  const { bytes } = tree.store.manifestOf(tree.store.pointers.head);
+async function sendManifest(channel: Channel, tree: Tree, id: string): Promise<void> {
+  if (id !== tree.store.pointers.head) {
+    throw new DroverError("protocol", "Cannot answer: the manifest of another version than the head is wanted");
+  }
+  const { bytes } = tree.store.manifestOf(id);
   const frame = await tree.context.native.zstd.compress(bytes, { level: 3 });
   const size = new Uint8Array(8);
   new DataView(size.buffer).setBigUint64(0, BigInt(bytes.length), true);

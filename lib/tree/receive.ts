@@ -94,7 +94,8 @@ export interface ReceiveResult {
 }
 
 /**
- * Receives one package into the tree and makes it current.
+ * Receives one package into the tree and makes it current. With `force` it may leave the head's history; then the conversation
+ * was begun that way.
  *
  * @throws {FormatError} for what breaks its format; {DroverError} "wrong-base", "diverged", "uncommitted", "no-space", …
  */
@@ -103,8 +104,15 @@ export async function receivePackage(
   tree: Tree,
   allow: Allowance,
   offerBody: Uint8Array,
+  force: boolean,
 ): Promise<ReceiveResult> {
   const offer = decodeOffer(offerBody);
+  if (offer.force && !force) {
+    throw new DroverError(
+      "protocol",
+      `Cannot take what ${channel.peer} sends: it wants "${tree.name}" to give its history up, which nobody asked for`,
+    );
+  }
   try {
     const receiver = await PackageReceiver.begin(channel, tree, allow, offer);
     return await receiver.run();
@@ -133,6 +141,8 @@ class PackageReceiver {
   readonly #changes: Change[];
   readonly #ledger: PieceLedger;
   readonly #segmentDigests: (Uint8Array | null)[];
+  readonly #totalBytes: number;
+  #doneBytes = 0;
   #applyMs = 0;
 
   private constructor(channel: Channel, tree: Tree, metadata: PackageMetadata, chunkDigests: Uint8Array[]) {
@@ -144,6 +154,7 @@ class PackageReceiver {
     this.#after = targetManifest(metadata, this.#before);
     this.#changes = diffManifests(this.#before, this.#after);
     this.#ledger = new PieceLedger(metadata.upserts);
+    this.#totalBytes = metadata.upserts.reduce((sum, upsert) => sum + (hasPieces(upsert) ? upsert.entry.size : 0), 0);
     this.#segmentDigests = new Array<Uint8Array | null>(metadata.segmentCount).fill(null);
   }
 
@@ -240,11 +251,11 @@ class PackageReceiver {
       dropStaging(this.#tree);
     }
     const staging = { layer: store.newLayer(), to: this.#metadata.to, metadata, boot };
-    store.setNote("staging", JSON.stringify(staging));
     this.#tree.libc.mkdir(AT_FDCWD, stagingPath(this.#tree, staging.layer), 0o700);
     if (store.setup.capture === "overlay") {
       this.#tree.libc.mkdir(AT_FDCWD, store.layerPath(staging.layer), 0o700);
     }
+    store.setNote("staging", JSON.stringify(staging)); // last: what it names is there
     return staging;
   }
 
@@ -330,20 +341,19 @@ class PackageReceiver {
       );
     }
     const complete = this.#ledger.add(segment.pieces);
+    const whole = new Set(
+      segment.pieces.filter(({ upsert, length }) => this.#metadata.upserts[upsert]?.entry.size === length)
+        .map(({ upsert }) => upsert),
+    );
     await replay.run(segment);
     for (const upsert of complete) {
       const entry = this.#metadata.upserts[upsert]?.entry;
-      if (entry !== undefined) sink.complete(entry, upsert);
+      if (entry !== undefined) sink.complete(entry, upsert, whole.has(upsert));
     }
     this.#segmentDigests[segment.index] = digest;
     done.add(segment.index, digest, segment.pieces);
-    const count = this.#segmentDigests.filter((known) => known !== null).length;
-    this.#tree.context.progress?.({
-      phase: "receive",
-      done: count,
-      total: this.#segmentDigests.length,
-      unit: "entries",
-    });
+    this.#doneBytes += segment.pieces.reduce((sum, { length }) => sum + length, 0);
+    this.#tree.context.progress?.({ phase: "receive", done: this.#doneBytes, total: this.#totalBytes, unit: "bytes" });
   }
 
   #checkTrailer(body: Uint8Array<ArrayBuffer>): void {
@@ -400,7 +410,6 @@ class PackageReceiver {
       const history = metadata.versions.slice(0, -1).map((known) => ({ ...known, stack: null }));
       await this.#tree.advance(version, history, this.#after, live.captured.manifest, sink.places());
     });
-    store.setNote("staging", null);
     using staging = Beneath.open(this.#tree.libc, store.below("staging"));
     staging.removeAll(`${layer}` as BytePath);
   }
@@ -418,7 +427,7 @@ interface Sink extends Disposable {
   open(entry: Entry, upsert: number, piece: Piece): number;
   written(fd: number, entry: Entry): void;
   /** All pieces of a file are written. `hashed` by the caller when it was one piece. */
-  complete(entry: Entry, upsert: number): void;
+  complete(entry: Entry, upsert: number, hashed: boolean): void;
   finish(): Promise<void>;
   /** Where the new content is. */
   places(): Iterable<{ digest: Uint8Array; layer: number; path: BytePath }>;
@@ -481,8 +490,8 @@ class LayerSink implements Sink {
     this.#tree.libc.close(fd);
   }
 
-  complete(entry: Entry): void {
-    if (entry.size > pieceSizeMax) {
+  complete(entry: Entry, _upsert: number, hashed: boolean): void {
+    if (!hashed) {
       const fd = this.#root.open(entry.path, O_RDONLY);
       try {
         checkContent(this.#hasher, fd, entry);
@@ -560,8 +569,8 @@ class ObjectSink implements Sink {
     this.#tree.libc.close(fd);
   }
 
-  complete(entry: Entry, upsert: number): void {
-    if (entry.size > pieceSizeMax) {
+  complete(entry: Entry, upsert: number, hashed: boolean): void {
+    if (!hashed) {
       const fd = this.#staging.open(name(upsert), O_RDONLY);
       try {
         checkContent(this.#hasher, fd, entry);

@@ -354,9 +354,11 @@ class PieceReader {
         this.#target = new Uint8Array(Math.min(pieceSizeMax, piece.length * 2));
       }
       const target = this.#target.subarray(0, piece.length);
-      if (libc.pread(fd, target, piece.offset) !== piece.length) throw missing(this.#tree, entry);
       const stat = libc.fstat(fd);
       const extents = stat.blocks * 512 < stat.size ? dataExtents(libc, fd, piece) : null;
+      if (extents?.length !== 0 && libc.pread(fd, target, piece.offset) !== piece.length) {
+        throw missing(this.#tree, entry);
+      }
       const sparse = extents !== null && !(extents.length === 1 && extents[0]?.length === piece.length);
       const entries = bases.map((path) => manifest.get(path)).filter((found) => found !== null);
       if (entries.length === 0 && !sparse) return this.#encoder.add(piece, target, null);
@@ -405,7 +407,8 @@ class PieceReader {
     const reader = {
       size: base.size,
       read: (offset: number, length: number) => {
-        const bytes = new Uint8Array(length);
+        if (this.#bases.length < length) this.#bases = new Uint8Array(length);
+        const bytes = this.#bases.subarray(0, length);
         if (libc.pread(fd, bytes, offset) !== length) throw missing(this.#tree, base);
         return bytes;
       },

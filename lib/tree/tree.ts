@@ -21,7 +21,7 @@ import { Content, copyWithHoles, objectPath } from "./content.ts";
 import type { Capture, Profile, TreeContext } from "./context.ts";
 import { LayerBuilder } from "./layer.ts";
 import { applyMetadata } from "./metadata.ts";
-import { makeUpper, mountedUpper, showStack, writersOf } from "./overlay.ts";
+import { makeUpper, mountedLayers, mountedUpper, showStack, writersOf } from "./overlay.ts";
 import { applyPlain } from "./plain.ts";
 import { AT_FDCWD, O_RDONLY, O_RDWR } from "./posix.ts";
 import { objectLayer, Store, type StoredVersion } from "./store.ts";
@@ -203,26 +203,20 @@ export class Tree implements AsyncDisposable {
   /** Makes what is visible agree with the store, after a crash at any point. */
   async recover(): Promise<void> {
     const { setup, pointers } = this.store;
-    if (setup.capture === "scan") {
-      if (pointers.pending !== null) await this.#applyPending();
-      return;
-    }
-    if (pointers.head === null) return this.#undoMove();
     const mounted = mountedUpper(this.store);
     if (this.store.note("deinit") !== null) {
       if (mounted === null) return;
       this.store.setNote("deinit", null);
     }
-    if (this.store.note("init") !== null) {
-      if (mounted === null) this.#show();
-      this.store.setNote("init", null);
-      return;
-    }
-    if (mounted === null) return;
-    if (mounted.upper !== pointers.upper) {
-      showStack(this.libc, this.store, this.context.log);
-      this.sweepLayers();
-    } else if (mounted.readOnly) this.libc.remount(setup.dir, false);
+    if (setup.capture === "scan") {
+      if (pointers.pending !== null) await this.#applyPending();
+    } else if (pointers.head === null) {
+      this.#undoMove();
+      if (this.store.note("init") !== null) return; // layer 0 may be the directory itself
+    } else if (this.store.note("switching") !== null || mounted !== null && mounted.upper !== pointers.upper) {
+      this.#show();
+    } else if (mounted?.readOnly === true) this.libc.remount(setup.dir, false);
+    this.sweepLayers();
   }
 
   /** Shows an overlay tree in its directory, after a reboot for instance. */
@@ -240,7 +234,18 @@ export class Tree implements AsyncDisposable {
   #show(): void {
     const { dir } = this.store.setup;
     if (this.libc.stat(AT_FDCWD, dir) === null) this.libc.mkdir(AT_FDCWD, dir, 0o755);
+    this.showCurrent();
+  }
+
+  /**
+   * Shows the stack that a transaction made current. The transaction sets the note `switching`: there may be a moment
+   * without any mount, and a crash in it must not look like a tree that was taken off.
+   *
+   * @internal
+   */
+  showCurrent(): void {
     showStack(this.libc, this.store, this.context.log);
+    if (this.store.note("switching") !== null) this.store.setNote("switching", null);
   }
 
   /** An init that crashed while the directory was renamed: it goes back. */
@@ -251,11 +256,14 @@ export class Tree implements AsyncDisposable {
     this.libc.rename(AT_FDCWD, this.store.layerPath(0), AT_FDCWD, dir);
   }
 
-  /** The last step of leaving drover: the plain copy takes the directory's place. Returns its number of entries. */
+  /**
+   * The last step of leaving drover: the plain copy takes the directory's place, where the note `deinit` names one. Returns
+   * its number of entries.
+   */
   finishLeaving(): number {
     const [layer, entries] = (this.store.note("deinit") ?? "").split(" ");
     const copy = this.store.layerPath(Number(layer));
-    if (this.libc.stat(AT_FDCWD, copy) !== null) {
+    if (layer !== "" && this.libc.stat(AT_FDCWD, copy) !== null) {
       this.libc.rename(AT_FDCWD, copy, AT_FDCWD, this.store.setup.dir);
     }
     return Number(entries);
@@ -439,16 +447,17 @@ export class Tree implements AsyncDisposable {
   async #commitUpper(version: VersionInfo, { captured }: LiveState): Promise<void> {
     const { pointers } = this.store;
     const below = await this.shallowStack(pointers.base);
-    await this.flush(pointers.upper);
     this.store.writeManifest(captured.manifest);
     const upper = this.newUpper(captured.manifest);
+    await this.flush(pointers.upper);
     this.store.transaction(() => {
       this.store.addVersion({ ...version, stack: [...below, pointers.upper] });
       this.store.addContent(captured.content.map((found) => ({ ...found, layer: pointers.upper })));
       this.store.clearSeen();
+      this.store.setNote("switching", "1");
       this.store.setPointers({ head: version.id, base: version.id, upper });
     });
-    showStack(this.libc, this.store, this.context.log);
+    this.showCurrent();
   }
 
   /**
@@ -495,8 +504,8 @@ export class Tree implements AsyncDisposable {
       check: true,
       share: () => false,
     });
-    await this.flush(layer);
     this.store.writeManifest(live.captured.manifest);
+    await this.flush(layer);
     this.store.transaction(() => {
       this.store.addVersion({ ...version, stack: [...stack, layer] });
       this.store.addContent(content);
@@ -511,8 +520,8 @@ export class Tree implements AsyncDisposable {
     const { setup } = this.store;
     using root = Beneath.open(this.libc, setup.dir);
     const kept = await this.keepObjects(root, captured.content);
-    await this.flush(objectLayer);
     this.store.writeManifest(captured.manifest);
+    await this.flush(objectLayer);
     const gone = [...head.entries()].filter(({ path }) => captured.manifest.indexOf(path) < 0).map((
       { path },
     ) => path);
@@ -628,7 +637,8 @@ export class Tree implements AsyncDisposable {
 
   /**
    * Makes `version`, whose content is all here and on disk, the current one; `history` are versions to be
-   * remembered with it. For a plain tree `live` is what its directory holds now. Call it within `exclusively`.
+   * remembered with it. For a plain tree `live` is what its directory holds now. What was being received is received,
+   * or does not fit any more. Call it within `exclusively`.
    *
    * @internal
    */
@@ -643,24 +653,29 @@ export class Tree implements AsyncDisposable {
     this.store.writeManifest(after);
     if (setup.capture === "scan") {
       this.store.writeManifest(live);
+      await this.flush(objectLayer);
       this.store.transaction(() => {
         for (const known of history) this.store.addVersion(known);
         this.store.addVersion(version);
         this.store.addContent(content);
+        this.store.setNote("staging", null);
         this.store.setNote("pendingFrom", live.root());
         this.store.setPointers({ pending: version.id });
       });
       return await this.#applyPending();
     }
     const upper = this.newUpper(after);
+    await this.flush(upper);
     this.store.transaction(() => {
       for (const known of history) this.store.addVersion(known);
       this.store.addVersion(version);
       this.store.addContent(content);
       this.store.clearSeen();
+      this.store.setNote("staging", null);
+      this.store.setNote("switching", "1");
       this.store.setPointers({ head: version.id, base: version.id, upper });
     });
-    showStack(this.libc, this.store, this.context.log);
+    this.showCurrent();
     if (pointers.upper >= 0 && !this.#isInStack(pointers.upper)) this.removeLayer(pointers.upper);
   }
 
@@ -802,20 +817,23 @@ export class Tree implements AsyncDisposable {
     }
   }
 
-  /** Removes what an interrupted operation left: layers that neither a version nor the mount needs. */
+  /** Removes what an interrupted operation left: whatever neither a version, nor a mount, nor the journal needs. */
   sweepLayers(): void {
     const needed = new Set<string>([`${this.store.pointers.upper}`]);
     for (const version of this.store.versions()) {
       for (const layer of version.stack ?? []) needed.add(`${layer}`);
     }
-    const mounted = mountedUpper(this.store);
-    if (mounted !== null) needed.add(`${mounted.upper}`);
-    const staged = this.store.note("staging");
-    if (staged !== null) needed.add(`${(JSON.parse(staged) as { layer: number }).layer}`);
+    for (const layer of mountedLayers(this.store)) needed.add(`${layer}`);
+    const note = this.store.note("staging");
+    const staged = note === null ? "" : `${(JSON.parse(note) as { layer: number }).layer}`;
+    needed.add(staged);
     const names = new Set<BytePath>();
-    for (const folder of ["layers", "work"]) {
+    for (const folder of ["layers", "work", "staging"]) {
       using parent = Beneath.open(this.libc, this.store.below(folder));
-      for (const { name } of parent.list(rootPath)) if (/^\d+$/.test(name)) names.add(name);
+      for (const { name } of parent.list(rootPath)) {
+        if (/^(new|import)-\d+$/.test(name) || folder === "staging" && name !== staged) parent.removeAll(name);
+        else if (/^\d+$/.test(name)) names.add(name);
+      }
     }
     for (const name of names) if (!needed.has(name)) this.removeLayer(Number(name));
   }

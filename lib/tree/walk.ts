@@ -17,7 +17,7 @@ import type { FileStat, Libc, Xattr } from "../../ffi/mod.ts";
 import type { Beneath } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import type { ProgressEvent } from "./context.ts";
-import { O_NONBLOCK, O_RDONLY } from "./posix.ts";
+import { O_NONBLOCK, O_RDONLY, SEEK_DATA } from "./posix.ts";
 
 /** Kernels before 6.13 stamp times with the timer tick: two changes this close may share a ctime. */
 const racyMs = 20;
@@ -26,6 +26,7 @@ const racyMs = 20;
 const readTriesMax = 5;
 
 const noBytes = new Uint8Array(0);
+const zeros = new Uint8Array(1 << 18);
 
 /** What the stat cache knows of a file. */
 export interface Seen {
@@ -57,11 +58,20 @@ export class Hasher {
     this.#libc = libc;
   }
 
-  /** sha256 and size of everything in an open file. */
+  /** sha256 and size of everything in an open file. The holes of a sparse file are hashed without being read. */
   hash(fd: number): { digest: Uint8Array<ArrayBuffer>; size: number } {
     const hash = createHash("sha256");
+    const stat = this.#libc.fstat(fd);
+    const isSparse = stat.blocks * 512 < stat.size;
     let size = 0;
     for (;;) {
+      if (isSparse) {
+        const data = this.#libc.seek(fd, size, SEEK_DATA);
+        const end = data < 0 ? stat.size : Math.min(data, stat.size);
+        for (; size < end; size += Math.min(zeros.length, end - size)) {
+          hash.update(zeros.subarray(0, Math.min(zeros.length, end - size)));
+        }
+      }
       const count = this.#libc.pread(fd, this.#buffer, size);
       if (count > 0) hash.update(this.#buffer.subarray(0, count));
       size += count;

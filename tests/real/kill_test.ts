@@ -311,7 +311,7 @@ for (const setup of setups) {
     const only = Deno.env.get("DROVER_KILL_CASE");
     for (const one of casesOf(room, setup, sources)) {
       if (only === undefined || only === one.name) {
-        try { kills += await runCase(victims, room, setup, one); } catch (e) { console.log(String(e.message).slice(0, 200000)); bad++; }
+        try { kills += await runCase(victims, room, setup, one); } catch (e) { console.log(String((e as Error).message).slice(0, 200000)); bad++; }
       }
     }
     assert.equal(bad, 0);

@@ -138,7 +138,7 @@ export class Scratch implements AsyncDisposable {
     assert.equal(decide(sender, state, force), "forward");
     const [sent, received] = await Promise.allSettled([
       sendTo(near, sender, state, mode, force),
-      receiveFrom(far, receiver, allow),
+      receiveFrom(far, receiver, allow, force),
     ]);
     near.close();
     far.close();

@@ -79,7 +79,7 @@ async function receive(
   if (state.head === sender.store.pointers.head) return;
   try {
     const [received, sent] = await Promise.allSettled([
-      receiveFrom(far, receiver, { devices: true, securityXattrs: true }),
+      receiveFrom(far, receiver, { devices: true, securityXattrs: true }, work.force),
       sendTo(near, sender, state, "delta", work.force),
     ]);
     if (received.status === "rejected") throw received.reason;
