@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { openSockets } from "../../ffi/sockets.ts";
 import { pathFromText } from "../base/path.ts";
 import { type ClusterKey, defaultPort, formatAddress, listen, parseAddress } from "../net/mod.ts";
 import { type Capture, type Profile, recordLimits, serveTrees, type TreeContext } from "../tree/mod.ts";
@@ -36,6 +37,7 @@ export async function serve(context: TreeContext, options: ServeOptions): Promis
     port,
     key,
     limits: recordLimits,
+    sockets: openSockets(),
     onRefused: (peer, error) =>
       context.log?.(`refused ${peer}: ${error instanceof Error ? error.message : error}`),
   });

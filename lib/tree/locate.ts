@@ -5,14 +5,7 @@
  */
 import * as fs from "node:fs";
 import { resolve } from "node:path";
-import {
-  type BytePath,
-  pathFromBytes,
-  pathFromText,
-  pathToBytes,
-  pathToText,
-  rootPath,
-} from "../base/path.ts";
+import { type BytePath, joinPath, pathFromText, pathToBytes, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import type { TreeContext } from "./context.ts";
 import { AT_FDCWD } from "./posix.ts";
@@ -42,7 +35,7 @@ export function absolutePath(dir: BytePath): BytePath {
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    return dir.startsWith("/") ? dir : pathFromBytes(bytes);
+    return dir.startsWith("/") ? dir : joinPath(pathFromText(Deno.cwd()), dir);
   }
   let path = resolve(text);
   const missing: string[] = [];

@@ -46,7 +46,10 @@ export function mountsOn(dir: BytePath): Mounted[] {
   }
   // The file lists them in the order of their making; one that was put beneath another is younger, but not visible.
   const ordered: Mounted[] = [];
-  for (let below = [...mounts.values()].find(({ parent }) => !mounts.has(parent))?.parent; below !== undefined;) {
+  for (
+    let below = [...mounts.values()].find(({ parent }) => !mounts.has(parent))?.parent;
+    below !== undefined;
+  ) {
     const next = [...mounts].find(([, { parent }]) => parent === below);
     if (next !== undefined) ordered.push(next[1]);
     below = next?.[0];

@@ -105,15 +105,21 @@ class PlainApply {
       }
       return;
     }
-    const wanted = this.#plan.after.get(before.path);
-    if (wanted !== null && wanted.kind === stat.kind && this.#isAlready(wanted, stat)) return;
-    if (before.kind !== "link" && !statMatches(this.#likeOwned(stat, before), before)) {
+    if (this.#looksLike(stat, this.#plan.after, before.path)) return; // from an earlier attempt; completed later
+    if (!this.#looksLike(stat, this.#plan.before, before.path)) {
       this.#rescue(before.path, "it was changed meanwhile");
     } else this.#libc.unlink(fd, name);
   }
 
   #likeOwned(stat: FileStat, entry: Entry): FileStat {
     return this.#plan.owners ? stat : { ...stat, uid: entry.uid, gid: entry.gid };
+  }
+
+  /** Whether a name is as a version has it, as far as stat tells; how many other names it has does not count. */
+  #looksLike(stat: FileStat, version: Manifest, path: BytePath): boolean {
+    const named = version.get(path);
+    const entry = named?.kind === "link" ? version.get(named.target) : named;
+    return entry !== null && statMatches(this.#likeOwned(stat, entry), entry);
   }
 
   #makeDirectory(path: BytePath): void {
@@ -133,7 +139,11 @@ class PlainApply {
       const { fd, name } = this.#root.place(after.path);
       return applyMetadata(this.#libc, fd, name, after, { owners: this.#plan.owners, replace: true });
     }
-    if (stat !== null && before === null) this.#rescue(after.path, "it was made meanwhile");
+    const isOurs = stat === null || this.#looksLike(stat, this.#plan.before, after.path) ||
+      this.#looksLike(stat, this.#plan.after, after.path);
+    if (!isOurs) {
+      this.#rescue(after.path, before === null ? "it was made meanwhile" : "it was changed meanwhile");
+    }
     const made = this.#inWorkshop((fd, name) => this.#create(after, fd, name));
     applyMetadata(this.#libc, this.#plan.workshop.fd, made, after, {
       owners: this.#plan.owners,
@@ -145,7 +155,8 @@ class PlainApply {
 
   /** Whether an earlier attempt, or nobody at all, already made it so. Content is told by size and mtime, as rsync does. */
   #isAlready(after: Entry, stat: FileStat): boolean {
-    const before = this.#plan.before.get(after.path);
+    let before = this.#plan.before.get(after.path);
+    if (before?.kind === "link") before = this.#plan.before.get(before.target);
     if (
       before?.kind === "file" && after.kind === "file" && before.mtimeSeconds === after.mtimeSeconds &&
       before.mtimeNanos === after.mtimeNanos && before.size === after.size
@@ -203,6 +214,9 @@ class PlainApply {
     if (leader !== null && stat !== null && leader.inode === stat.inode && leader.device === stat.device) {
       return;
     }
+    const isOurs = stat === null || this.#looksLike(stat, this.#plan.before, after.path) ||
+      this.#looksLike(stat, this.#plan.after, after.path);
+    if (!isOurs) this.#rescue(after.path, "it was changed meanwhile");
     const made = this.#inWorkshop((fd, name) => {
       const source = this.#root.place(after.target);
       this.#libc.link(source.fd, source.name, fd, name);

@@ -35,6 +35,13 @@ const jsonSizeMax = 8 << 20;
 /** How many ids of its chain a side names at most. */
 export const chainIdsMax = 16_384;
 
+/** How many segments a receiver names as held at most: they fit into a READY. */
+export const haveMax = 65_536;
+
+/** The longest message of an error, and of its details as JSON. */
+const errorTextMax = 16_384;
+const errorDetailsMax = 1 << 20;
+
 /** The largest manifest that goes over the wire, compressed, and raw. */
 const manifestFrameMax = 120 << 20;
 /** The largest manifest that is taken from the wire, decompressed. */
@@ -122,17 +129,20 @@ export interface ErrorMessage {
   details?: Record<string, unknown>;
 }
 
-/** An error as a message. Only expected failures go out in their words. */
+/** An error as a message that the other side takes: whatever is too long is cut, and details that are too large are left out. */
 export function errorMessage(error: unknown): ErrorMessage {
-  if (error instanceof DroverError) {
-    return {
-      code: error.code,
-      message: error.message,
-      ...error.hint === undefined ? {} : { hint: error.hint },
-      ...error.details === undefined ? {} : { details: { ...error.details } },
-    };
+  const cut = (text: string): string => text.slice(0, errorTextMax);
+  if (!(error instanceof DroverError)) {
+    return { code: "protocol", message: cut(error instanceof Error ? error.message : `${error}`) };
   }
-  return { code: "protocol", message: error instanceof Error ? error.message : `${error}` };
+  const { code, message, hint, details } = error;
+  const fits = details !== undefined && JSON.stringify(details).length <= errorDetailsMax;
+  return {
+    code,
+    message: cut(message),
+    ...hint === undefined ? {} : { hint: cut(hint) },
+    ...fits ? { details: { ...details } } : {},
+  };
 }
 
 const codes: ReadonlySet<string> = new Set<DroverCode>([
@@ -216,7 +226,7 @@ export function decodeOffer(body: Uint8Array): Offer {
 /** Reads a READY. */
 export function decodeReady(body: Uint8Array): Ready {
   const fields = new Fields(body, "ready");
-  const have = fields.list("have", 1 << 17).map((item) => ({
+  const have = fields.list("have", haveMax).map((item) => ({
     index: item.count("index", 2 ** 32),
     digest: item.text("digest", 64),
   }));

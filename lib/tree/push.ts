@@ -130,6 +130,7 @@ export async function pushTree(
   options: PushOptions,
 ): Promise<PushResult> {
   const started = performance.now();
+  using ahead = dialAhead(options);
   await using tree = await openTree(context, dir);
   const captured = await commitFirst(tree, options);
   const left = options.commit === true ? 0 : (await tree.live()).changes.length;
@@ -173,7 +174,7 @@ export async function pushTree(
     }
     const sent = await sendTo(channel, tree, state, options.mode, options.resolve === "ours");
     return result(channel, { started, captured, rounds, from: state.head, to: sent.done.head, left, sent });
-  });
+  }, { ahead: ahead.channel });
 }
 
 /** Brings this tree to the node's head; the directory is created where there is none. */
@@ -234,12 +235,14 @@ async function pullInto(
     }
     const head = tree.store.pointers.head ?? "";
     return result(channel, { started, captured, rounds: rounds + before, from: head, to: head, left: 0 });
-  }, async (error) => {
-    // `--ours`: the node gives way instead.
-    if (options.resolve !== "ours" || !(error instanceof DroverError) || error.code !== "diverged") {
-      throw error;
-    }
-    return await pushOver(tree, options, started);
+  }, {
+    otherwise: async (error) => {
+      // `--ours`: the node gives way instead.
+      if (options.resolve !== "ours" || !(error instanceof DroverError) || error.code !== "diverged") {
+        throw error;
+      }
+      return await pushOver(tree, options, started);
+    },
   });
 }
 
@@ -267,13 +270,13 @@ async function pushOver(tree: Tree, options: PullOptions, started: number): Prom
 async function attempts(
   options: { url: TreeUrl; key: ClusterKey | null },
   work: (channel: Channel, rounds: number) => Promise<PushResult>,
-  otherwise?: (error: unknown) => Promise<PushResult>,
+  more: { ahead?: Promise<Channel>; otherwise?: (error: unknown) => Promise<PushResult> } = {},
 ): Promise<PushResult> {
   const { url, key } = options;
   for (let rounds = 1;; rounds++) {
     let talked = false;
     try {
-      using channel = await dial({ host: url.host, port: url.port, key, limits: recordLimits });
+      using channel = await (rounds === 1 && more.ahead !== undefined ? more.ahead : dialNode(url, key));
       talked = true;
       const outcome = await work(channel, rounds);
       await channel.end().catch(() => {});
@@ -284,10 +287,23 @@ async function attempts(
         await new Promise((resolve) => setTimeout(resolve, 200 * rounds));
         continue;
       }
-      if (otherwise !== undefined) return await otherwise(error);
+      if (more.otherwise !== undefined) return await more.otherwise(error);
       throw error;
     }
   }
+}
+
+function dialNode(url: TreeUrl, key: ClusterKey | null): Promise<Channel> {
+  return dial({ host: url.host, port: url.port, key, limits: recordLimits });
+}
+
+/** The handshake takes as long as a small commit; both at once take as long as the longer one. */
+function dialAhead(
+  options: { url: TreeUrl; key: ClusterKey | null },
+): Disposable & { channel: Promise<Channel> } {
+  const channel = dialNode(options.url, options.key);
+  channel.catch(() => {}); // whoever awaits it hears of it
+  return { channel, [Symbol.dispose]: () => void channel.then((opened) => opened.close(), () => {}) };
 }
 
 async function commitFirst(
@@ -311,7 +327,7 @@ export async function sideState(tree: Tree, isNew: boolean, look: boolean): Prom
     head: tree.store.pointers.head,
     chain,
     uncommitted: changes.length,
-    uncommittedPaths: changes.slice(0, 100).map(({ path }) => pathToText(path) || "."),
+    uncommittedPaths: changes.slice(0, 100).map(({ path }) => (pathToText(path) || ".").slice(0, 4096)),
   };
 }
 
@@ -460,7 +476,10 @@ export async function receiveFrom(
 
 async function sendManifest(channel: Channel, tree: Tree, id: string): Promise<void> {
   if (id !== tree.store.pointers.head) {
-    throw new DroverError("protocol", "Cannot answer: the manifest of another version than the head is wanted");
+    throw new DroverError(
+      "protocol",
+      "Cannot answer: the manifest of another version than the head is wanted",
+    );
   }
   const { bytes } = tree.store.manifestOf(id);
   const frame = await tree.context.native.zstd.compress(bytes, { level: 3 });

@@ -16,7 +16,7 @@ import { createHash } from "node:crypto";
 import { type BytePath, pathToText, rootPath } from "../base/path.ts";
 import { DroverError, FormatError } from "../base/errors.ts";
 import { bytesEqual, toHex } from "../base/hex.ts";
-import type { Channel } from "../net/mod.ts";
+import type { Channel, ReceivedRecord } from "../net/mod.ts";
 import type { Change, Entry } from "../version/entry.ts";
 import { diffManifests } from "../version/diff.ts";
 import { checkChain } from "../version/history.ts";
@@ -54,7 +54,7 @@ import { Breath } from "./breath.ts";
 import { copyWithHoles, objectPath } from "./content.ts";
 import { LayerBuilder } from "./layer.ts";
 import { AT_FDCWD, O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY } from "./posix.ts";
-import { decodeOffer, encodeMessage, type Offer, recordType } from "./protocol.ts";
+import { decodeOffer, encodeMessage, haveMax, type Offer, recordType, remoteError } from "./protocol.ts";
 import { objectLayer, readWhole, type StoredVersion } from "./store.ts";
 import { type Tree, uncommitted } from "./tree.ts";
 import { Hasher } from "./walk.ts";
@@ -154,7 +154,10 @@ class PackageReceiver {
     this.#after = targetManifest(metadata, this.#before);
     this.#changes = diffManifests(this.#before, this.#after);
     this.#ledger = new PieceLedger(metadata.upserts);
-    this.#totalBytes = metadata.upserts.reduce((sum, upsert) => sum + (hasPieces(upsert) ? upsert.entry.size : 0), 0);
+    this.#totalBytes = metadata.upserts.reduce(
+      (sum, upsert) => sum + (hasPieces(upsert) ? upsert.entry.size : 0),
+      0,
+    );
     this.#segmentDigests = new Array<Uint8Array | null>(metadata.segmentCount).fill(null);
   }
 
@@ -202,9 +205,12 @@ class PackageReceiver {
         ...store.setup,
       });
     const done = new StagedSegments(this.#tree, staging.layer);
-    const have = done.read().filter(({ index }) =>
-      index < this.#segmentDigests.length && this.#segmentDigests[index] === null
-    );
+    const seen = new Set<number>();
+    const have = done.read().filter(({ index }) => {
+      if (index >= this.#segmentDigests.length || seen.has(index)) return false;
+      seen.add(index);
+      return true;
+    }).slice(0, haveMax); // the others come again
     for (const { index, digest, pieces } of have) {
       this.#ledger.add(pieces);
       this.#segmentDigests[index] = digest;
@@ -300,7 +306,7 @@ class PackageReceiver {
           if (failure !== null) throw failure;
           return record.body;
         }
-        if (record.type !== recordType.segment) throw outOfTurn(record.type);
+        if (record.type !== recordType.segment) throw unexpected(this.#channel, record);
         const body = parseSegmentBody(record.body, {
           segmentCount: this.#metadata.segmentCount,
           upserts: this.#metadata.upserts,
@@ -353,7 +359,12 @@ class PackageReceiver {
     this.#segmentDigests[segment.index] = digest;
     done.add(segment.index, digest, segment.pieces);
     this.#doneBytes += segment.pieces.reduce((sum, { length }) => sum + length, 0);
-    this.#tree.context.progress?.({ phase: "receive", done: this.#doneBytes, total: this.#totalBytes, unit: "bytes" });
+    this.#tree.context.progress?.({
+      phase: "receive",
+      done: this.#doneBytes,
+      total: this.#totalBytes,
+      unit: "bytes",
+    });
   }
 
   #checkTrailer(body: Uint8Array<ArrayBuffer>): void {
@@ -903,11 +914,13 @@ async function expect(channel: Channel, type: number): Promise<Uint8Array<ArrayB
   if (record === null) {
     throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
   }
-  if (record.type !== type) throw outOfTurn(record.type);
+  if (record.type !== type) throw unexpected(channel, record);
   return record.body;
 }
 
-function outOfTurn(type: number): FormatError {
+/** Why the sender's record is not the one that was due: it may have failed and say so. */
+function unexpected(channel: Channel, { type, body }: ReceivedRecord): DroverError {
+  if (type === recordType.error) return remoteError(body, channel.peer);
   return new FormatError(
     "protocol.turn",
     -1,

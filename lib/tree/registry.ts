@@ -8,7 +8,7 @@
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { join } from "node:path";
-import { type BytePath, joinPath, nameOf, parentOf, pathToBytes } from "../base/path.ts";
+import { type BytePath, nameOf, parentOf, pathToBytes } from "../base/path.ts";
 import { fromHex, toHex } from "../base/hex.ts";
 import { pathFromBytes } from "../base/path.ts";
 
@@ -20,7 +20,7 @@ export interface TreePlace {
 
 /** Where the state of `dir` is kept unless the user says otherwise: beside it, so on the same file system. */
 export function defaultState(dir: BytePath): BytePath {
-  return joinPath(parentOf(dir), `.${nameOf(dir)}.drover` as BytePath);
+  return `${parentOf(dir)}/.${nameOf(dir)}.drover` as BytePath;
 }
 
 /** The list of trees in `home`. */
@@ -74,16 +74,15 @@ export class Registry {
   }
 }
 
+/** Null also for a file that is damaged, by a power cut for instance: the tree is found again where its state is. */
 function readPlace(file: string): TreePlace | null {
-  let text: string;
   try {
-    text = fs.readFileSync(file, "utf8");
+    const value: unknown = JSON.parse(fs.readFileSync(file, "utf8"));
+    if (typeof value !== "object" || value === null) return null;
+    const { dir, state } = value as Record<string, unknown>;
+    if (typeof dir !== "string" || typeof state !== "string") return null;
+    return { dir: pathFromBytes(fromHex(dir)), state: pathFromBytes(fromHex(state)) };
   } catch {
     return null;
   }
-  const value: unknown = JSON.parse(text);
-  if (typeof value !== "object" || value === null) return null;
-  const { dir, state } = value as Record<string, unknown>;
-  if (typeof dir !== "string" || typeof state !== "string") return null;
-  return { dir: pathFromBytes(fromHex(dir)), state: pathFromBytes(fromHex(state)) };
 }

@@ -113,12 +113,14 @@ export class Store implements Disposable {
    */
   static create(native: Native, path: BytePath, setup: TreeSetup): Store {
     const { libc } = native;
+    const file = databasePath(path); // refused before anything is made
     libc.mkdir(AT_FDCWD, path, 0o700);
     const lock = lockOf(libc, path);
-    if (lock < 0) throw new DroverError("busy", `Cannot make tree state "${pathToText(path)}": another process is at it`);
+    if (lock < 0) {
+      throw new DroverError("busy", `Cannot make tree state "${pathToText(path)}": another process is at it`);
+    }
     try {
       for (const name of folders) libc.mkdir(AT_FDCWD, joinPath(path, name as BytePath), 0o700);
-      const file = databasePath(path);
       const db = new DatabaseSync(`${file}.new`);
       try {
         db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
@@ -139,7 +141,12 @@ export class Store implements Disposable {
       } finally {
         db.close();
       }
-      libc.rename(AT_FDCWD, joinPath(path, "tree.db.new" as BytePath), AT_FDCWD, joinPath(path, "tree.db" as BytePath));
+      libc.rename(
+        AT_FDCWD,
+        joinPath(path, "tree.db.new" as BytePath),
+        AT_FDCWD,
+        joinPath(path, "tree.db" as BytePath),
+      );
       const store = Store.open(native, path);
       store.#lockFd = lock;
       return store;
@@ -161,7 +168,8 @@ export class Store implements Disposable {
       libc.close(fd);
     }
     if (names.length === 0) return true;
-    const ours = (name: string) => name === "lock" || folders.includes(name) || /^tree\.db(\.new)?(-\w+)?$/.test(name);
+    const ours = (name: string) =>
+      name === "lock" || folders.includes(name) || /^tree\.db(\.new)?(-\w+)?$/.test(name);
     if (!names.every(ours) || names.includes("tree.db") || !names.includes("lock")) return false;
     const lock = lockOf(libc, path);
     if (lock >= 0) libc.close(lock);

@@ -213,7 +213,9 @@ export class Tree implements AsyncDisposable {
     } else if (pointers.head === null) {
       this.#undoMove();
       if (this.store.note("init") !== null) return; // layer 0 may be the directory itself
-    } else if (this.store.note("switching") !== null || mounted !== null && mounted.upper !== pointers.upper) {
+    } else if (
+      this.store.note("switching") !== null || mounted !== null && mounted.upper !== pointers.upper
+    ) {
       this.#show();
     } else if (mounted?.readOnly === true) this.libc.remount(setup.dir, false);
     this.sweepLayers();
@@ -831,8 +833,9 @@ export class Tree implements AsyncDisposable {
     for (const folder of ["layers", "work", "staging"]) {
       using parent = Beneath.open(this.libc, this.store.below(folder));
       for (const { name } of parent.list(rootPath)) {
-        if (/^(new|import)-\d+$/.test(name) || folder === "staging" && name !== staged) parent.removeAll(name);
-        else if (/^\d+$/.test(name)) names.add(name);
+        if (/^(new|import)-\d+$/.test(name) || folder === "staging" && name !== staged) {
+          parent.removeAll(name);
+        } else if (/^\d+$/.test(name)) names.add(name);
       }
     }
     for (const name of names) if (!needed.has(name)) this.removeLayer(Number(name));

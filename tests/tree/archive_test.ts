@@ -9,10 +9,35 @@ import assert from "node:assert/strict";
 import { DroverError, FormatError } from "../../lib/base/errors.ts";
 import { pathFromText, rootPath } from "../../lib/base/path.ts";
 import type { Entry } from "../../lib/version/entry.ts";
-import { encodeTarEnd, encodeTarHeader, encodeTarStart, tarPadding, type TarPurpose } from "../../lib/version/tar.ts";
-import { type Allowance, exportTar, type ImportResult, importTar, importTree, openTree } from "../../lib/tree/mod.ts";
+import {
+  encodeTarEnd,
+  encodeTarHeader,
+  encodeTarStart,
+  tarPadding,
+  type TarPurpose,
+} from "../../lib/version/tar.ts";
+import {
+  type Allowance,
+  exportTar,
+  type ImportResult,
+  importTar,
+  importTree,
+  openTree,
+} from "../../lib/tree/mod.ts";
 import { drover } from "../cli/harness.ts";
-import { allowAll, assertSame, has, isRoot, native, plainCopy, run, Scratch, type Setup, setups, sh } from "./scratch.ts";
+import {
+  allowAll,
+  assertSame,
+  has,
+  isRoot,
+  native,
+  plainCopy,
+  run,
+  Scratch,
+  type Setup,
+  setups,
+  sh,
+} from "./scratch.ts";
 import { makeFirst, makeOther, makeSecond, rootOf } from "./small_tree.ts";
 
 const tools = has("tar", "rsync", "gzip");
@@ -20,7 +45,12 @@ const tools = has("tar", "rsync", "gzip");
 const extract = ["--xattrs", "--xattrs-include=*", "-S"];
 
 /** Exports to a file; the result. */
-async function toFile(scratch: Scratch, name: string, tar: string, options: { from?: string; version?: string } = {}) {
+async function toFile(
+  scratch: Scratch,
+  name: string,
+  tar: string,
+  options: { from?: string; version?: string } = {},
+) {
   using file = Deno.openSync(scratch.path(tar), { write: true, create: true, truncate: true });
   return await scratch.with(name, (tree) =>
     exportTar(tree, {
@@ -60,7 +90,10 @@ async function fromBytes(
 }
 
 /** A tar of these members, whatever they say. */
-function archive(members: readonly (Partial<Entry> & { content?: string; realPath?: string })[], purpose?: TarPurpose) {
+function archive(
+  members: readonly (Partial<Entry> & { content?: string; realPath?: string })[],
+  purpose?: TarPurpose,
+) {
   const parts: Uint8Array[] = purpose === undefined ? [] : [encodeTarStart(purpose)];
   for (const { content = "", ...fields } of members) {
     const bytes = new TextEncoder().encode(content);
@@ -104,7 +137,10 @@ const path = pathFromText;
 async function threeVersions(scratch: Scratch, setup: Setup): Promise<string[]> {
   const site = scratch.mkdir("site");
   makeFirst(site);
-  await sh(site, "truncate -s 3M holes; printf end >> holes; truncate -s 2M all-hole; ln -s 'long target/'$(printf '%0300d' 7) long");
+  await sh(
+    site,
+    "truncate -s 3M holes; printf end >> holes; truncate -s 2M all-hole; ln -s 'long target/'$(printf '%0300d' 7) long",
+  );
   await plainCopy(site, scratch.path("v0"));
   await scratch.init("site", setup);
   // Made beside it: a portable overlay refuses to rename the directories of its lower layer.
@@ -122,7 +158,8 @@ async function threeVersions(scratch: Scratch, setup: Setup): Promise<string[]> 
 
 for (const setup of setups) {
   Deno.test({
-    name: `exportTar() of a ${setup} tree is what GNU tar unpacks to the same tree, and importTar() to the same versions`,
+    name:
+      `exportTar() of a ${setup} tree is what GNU tar unpacks to the same tree, and importTar() to the same versions`,
     ignore: !tools,
     fn: async () => {
       await using scratch = new Scratch();
@@ -167,7 +204,10 @@ for (const setup of setups) {
         // A difference over two versions: the same tree, though not the same history.
         const jumped = await fromFile(scratch, copy, "d02.tar");
         await assertSame(scratch.path("v2"), scratch.path(copy), `v0 to v2 in ${other}`);
-        const roots = await scratch.with(copy, (tree) => Promise.resolve([jumped.version, v2].map((id) => tree.store.version(id)?.root)));
+        const roots = await scratch.with(
+          copy,
+          (tree) => Promise.resolve([jumped.version, v2].map((id) => tree.store.version(id)?.root)),
+        );
         assert.equal(roots[0], roots[1]);
       }
     },
@@ -177,16 +217,24 @@ for (const setup of setups) {
 for (const setup of setups) {
   for (const format of ["pax", "gnu"]) {
     Deno.test({
-      name: `importTar() takes in what GNU tar wrote as ${format}, into a ${setup} tree: it adds and overwrites`,
+      name:
+        `importTar() takes in what GNU tar wrote as ${format}, into a ${setup} tree: it adds and overwrites`,
       ignore: !tools,
       fn: async () => {
         await using scratch = new Scratch();
         const source = scratch.mkdir("source");
         makeFirst(source);
-        await sh(source, "truncate -s 3M holes; printf end >> holes; find . -exec touch -h -d 2001-02-03 {} +");
+        await sh(
+          source,
+          "truncate -s 3M holes; printf end >> holes; find . -exec touch -h -d 2001-02-03 {} +",
+        );
         // GNU's own format has no xattrs; of these there is one.
         if (format === "gnu") await run(["setfattr", "-x", "user.note", `${source}/a`]);
-        const flags = [`--format=${format}`, "-S", ...format === "pax" ? ["--xattrs", "--xattrs-include=*"] : []];
+        const flags = [
+          `--format=${format}`,
+          "-S",
+          ...format === "pax" ? ["--xattrs", "--xattrs-include=*"] : [],
+        ];
         await run(["tar", ...flags, "-C", source, "-cf", scratch.path("a.tar"), "."]);
         const first = await fromFile(scratch, "tree", "a.tar", { setup });
         assert.deepEqual([first.archive, first.parent, first.changed], ["foreign", null, true]);
@@ -247,10 +295,22 @@ Deno.test("importTar() reads whiteouts of a container layer, makes missing paren
       ]),
     );
     assert.equal(result.archive, "foreign");
-    const shown = await sh(scratch.path("tree"), "find . -type f -printf '%P %n ' -exec cat {} \\; -printf '\\n' | sort");
+    const shown = await sh(
+      scratch.path("tree"),
+      "find . -type f -printf '%P %n ' -exec cat {} \\; -printf '\\n' | sort",
+    );
     assert.equal(
       shown,
-      ["a/b/c 1 deep", "four 2 kept", "gone/new 1 new", "kept 2 kept", "opaque/both 1 new", "three 2 linked", "two 2 linked", ""].join("\n"),
+      [
+        "a/b/c 1 deep",
+        "four 2 kept",
+        "gone/new 1 new",
+        "kept 2 kept",
+        "opaque/both 1 new",
+        "three 2 linked",
+        "two 2 linked",
+        "",
+      ].join("\n"),
     );
     const made = await sh(scratch.path("tree"), "stat -c '%a %Y' a/b");
     assert.equal(made, "755 1500000000\n");
@@ -277,20 +337,51 @@ Deno.test("importTar() takes a .wh. name for an ordinary one in a full archive, 
   await assert.rejects(toFile(scratch, "site", "delta.tar", { from: "head~1" }), /longer than 255 bytes/);
 });
 
-const hostile: { name: string; members: Parameters<typeof archive>[0]; rule: RegExp; allow?: Allowance; purpose?: TarPurpose }[] = [
+const hostile: {
+  name: string;
+  members: Parameters<typeof archive>[0];
+  rule: RegExp;
+  allow?: Allowance;
+  purpose?: TarPurpose;
+}[] = [
   { name: "..", members: [{ path: path("a/../../escape"), content: "x" }], rule: /^tar\.path\.escape$/ },
-  { name: "an absolute path", members: [{ path: path("/tmp/escape"), content: "x" }], rule: /^tar\.path\.absolute$/ },
+  {
+    name: "an absolute path",
+    members: [{ path: path("/tmp/escape"), content: "x" }],
+    rule: /^tar\.path\.absolute$/,
+  },
   {
     name: "a write through a symlink of its own",
-    members: [{ path: path("out"), kind: "symlink", mode: 0o777, target: path("/tmp") }, { path: path("out/escape"), content: "x" }],
+    members: [{ path: path("out"), kind: "symlink", mode: 0o777, target: path("/tmp") }, {
+      path: path("out/escape"),
+      content: "x",
+    }],
     rule: /^tar\.parent$/,
   },
-  { name: "a write through a symlink of the tree", members: [{ path: path("link/escape"), content: "x" }], rule: /^tar\.parent$/ },
-  { name: "something below a file", members: [{ path: path("file/x"), content: "x" }], rule: /^tar\.parent$/ },
-  { name: "a whiteout below a whiteout", members: [{ path: path(".wh.x/y"), content: "x" }], rule: /^tar\.whiteout$/ },
+  {
+    name: "a write through a symlink of the tree",
+    members: [{ path: path("link/escape"), content: "x" }],
+    rule: /^tar\.parent$/,
+  },
+  {
+    name: "something below a file",
+    members: [{ path: path("file/x"), content: "x" }],
+    rule: /^tar\.parent$/,
+  },
+  {
+    name: "a whiteout below a whiteout",
+    members: [{ path: path(".wh.x/y"), content: "x" }],
+    rule: /^tar\.whiteout$/,
+  },
   {
     name: "a hard link to outside",
-    members: [{ path: path("hard"), kind: "link", mode: 0, mtimeSeconds: 0, target: path("../../etc/passwd") }],
+    members: [{
+      path: path("hard"),
+      kind: "link",
+      mode: 0,
+      mtimeSeconds: 0,
+      target: path("../../etc/passwd"),
+    }],
     rule: /^tar\.path\.escape$/,
   },
   {
@@ -303,7 +394,11 @@ const hostile: { name: string; members: Parameters<typeof archive>[0]; rule: Reg
     members: [{ path: path("hard"), kind: "link", mode: 0, mtimeSeconds: 0, target: path("folder") }],
     rule: /^tar\.link$/,
   },
-  { name: "a device", members: [{ path: path("sda"), kind: "block", rdevMajor: 8 }], rule: /^tar\.policy\.device$/ },
+  {
+    name: "a device",
+    members: [{ path: path("sda"), kind: "block", rdevMajor: 8 }],
+    rule: /^tar\.policy\.device$/,
+  },
   {
     name: "a 0:0 device, even where devices are allowed",
     members: [{ path: path("file"), kind: "char" }],
@@ -312,7 +407,10 @@ const hostile: { name: string; members: Parameters<typeof archive>[0]; rule: Reg
   },
   {
     name: "a capability",
-    members: [{ path: path("ping"), xattrs: [{ name: path("security.capability"), value: new Uint8Array(20) }] }],
+    members: [{
+      path: path("ping"),
+      xattrs: [{ name: path("security.capability"), value: new Uint8Array(20) }],
+    }],
     rule: /^tar\.policy\.xattr$/,
   },
   {
@@ -370,7 +468,12 @@ Deno.test("importTar() refuses what is cut, damaged, compressed, empty or for an
       "wrong-base",
       "import the archives in their order, or one that was exported without --from",
     ],
-    ["zstd", native.zstd.compressSync(good, { level: 1 }), "unsupported", "zstdcat FILE | drover fs import DIR --tar -"],
+    [
+      "zstd",
+      native.zstd.compressSync(good, { level: 1 }),
+      "unsupported",
+      "zstdcat FILE | drover fs import DIR --tar -",
+    ],
     ["gzip", await gzip(good), "unsupported", "zcat FILE | drover fs import DIR --tar -"],
   ];
   for (const [name, bytes, code, hint] of bad) {
@@ -380,7 +483,11 @@ Deno.test("importTar() refuses what is cut, damaged, compressed, empty or for an
         assert.deepEqual([name, error.code, error.hint], [name, code, hint]);
         return true;
       });
-      assert.deepEqual([...Deno.readDirSync(scratch.dir)].map((entry) => entry.name).filter((entry) => entry !== "home"), [], name);
+      assert.deepEqual(
+        [...Deno.readDirSync(scratch.dir)].map((entry) => entry.name).filter((entry) => entry !== "home"),
+        [],
+        name,
+      );
     }
   }
   scratch.mkdir("full");
@@ -400,7 +507,9 @@ Deno.test("importTar() and exportTar() leave uncommitted changes alone: the one 
   Deno.writeTextFileSync(`${tree}/a`, "committed");
   await scratch.init("tree", "scan");
   Deno.writeTextFileSync(`${tree}/a`, "precious");
-  await assert.rejects(fromBytes(scratch, "tree", archive([{ path: path("a"), content: "theirs" }])), { code: "uncommitted" });
+  await assert.rejects(fromBytes(scratch, "tree", archive([{ path: path("a"), content: "theirs" }])), {
+    code: "uncommitted",
+  });
   assert.equal(Deno.readTextFileSync(`${tree}/a`), "precious");
   const exported = await toFile(scratch, "tree", "a.tar");
   assert.equal(exported.uncommitted, 1);
@@ -422,7 +531,10 @@ Deno.test("importTar() removes what an import that was killed left behind", asyn
   const [setup = "scan"] = setups;
   scratch.mkdir("tree");
   await scratch.init("tree", setup);
-  await sh(scratch.path(".tree.drover"), "mkdir -p staging/import-9/x layers/9; echo left > staging/import-9/0");
+  await sh(
+    scratch.path(".tree.drover"),
+    "mkdir -p staging/import-9/x layers/9; echo left > staging/import-9/0",
+  );
   await fromBytes(scratch, "tree", archive([{ path: path("a"), content: "a" }]));
   assert.deepEqual([...Deno.readDirSync(scratch.path(".tree.drover/staging"))], []);
   assert.ok(![...Deno.readDirSync(scratch.path(".tree.drover/layers"))].some(({ name }) => name === "9"));
@@ -458,7 +570,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: "importTar() into a tree and its directory being gone afterwards: the version is kept, and comes back with a mount",
+  name:
+    "importTar() into a tree and its directory being gone afterwards: the version is kept, and comes back with a mount",
   ignore: !setups.includes("fast"),
   fn: async () => {
     await using scratch = new Scratch();
@@ -482,7 +595,8 @@ Deno.test({
     const env = { DROVER_HOME: scratch.path("cli-home") };
     const main = new URL("../../main.ts", import.meta.url).pathname;
     const cli = (...words: string[]) => [Deno.execPath(), "run", "-A", main, ...words];
-    const json = async (...words: string[]) => JSON.parse((await run(cli(...words, "--json"), { env })).trimEnd().split("\n").at(-1) ?? "");
+    const json = async (...words: string[]) =>
+      JSON.parse((await run(cli(...words, "--json"), { env })).trimEnd().split("\n").at(-1) ?? "");
     const head = (await json("fs", "init", site, "--capture", "scan")).head as string;
     makeSecond(site);
     const next = (await json("fs", "commit", site)).version as string;
@@ -497,7 +611,16 @@ Deno.test({
     );
     const exported = await json("fs", "export", site, "--from", head, "--tar", scratch.path("d.tar"));
     assert.deepEqual([exported.version, exported.from, exported.file], [next, head, scratch.path("d.tar")]);
-    const imported = await json("fs", "import", copy, "--tar", scratch.path("d.tar"), "-m", "from there", ...allow);
+    const imported = await json(
+      "fs",
+      "import",
+      copy,
+      "--tar",
+      scratch.path("d.tar"),
+      "-m",
+      "from there",
+      ...allow,
+    );
     assert.deepEqual([imported.version, imported.parent, imported.archive], [next, head, "delta"]);
     assert.equal(imported.bytes, exported.bytes);
     await assertSame(site, copy, "by the command line");

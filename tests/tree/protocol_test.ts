@@ -9,8 +9,15 @@ import { type BytePath, pathFromText, rootPath } from "../../lib/base/path.ts";
 import { type Channel, memoryChannelPair } from "../../lib/net/mod.ts";
 import { findTree, openTree, recordLimits, type Tree } from "../../lib/tree/mod.ts";
 import { createEmptyTree } from "../../lib/tree/init.ts";
-import { encodeMessage, recordType } from "../../lib/tree/protocol.ts";
-import { receiveFrom } from "../../lib/tree/push.ts";
+import {
+  decodeState,
+  encodeMessage,
+  errorMessage,
+  recordLimits as limits,
+  recordType,
+  remoteError,
+} from "../../lib/tree/protocol.ts";
+import { receiveFrom, sideState } from "../../lib/tree/push.ts";
 import type { Entry } from "../../lib/version/entry.ts";
 import { versionId } from "../../lib/version/history.ts";
 import { Manifest } from "../../lib/version/manifest.ts";
@@ -25,7 +32,7 @@ import {
 import { makePart } from "../../lib/version/part.ts";
 import { encodeSegmentBody, type Piece, segmentDigest, SegmentEncoder } from "../../lib/version/segment.ts";
 import { metadataOf } from "../version/packages.ts";
-import { allowAll, Scratch, setups } from "./scratch.ts";
+import { allowAll, native, Scratch, setups } from "./scratch.ts";
 
 const text = new TextEncoder();
 const path = pathFromText;
@@ -58,16 +65,24 @@ interface Play {
 }
 
 /** Sends a package as the protocol has it. Returns the segments that the receiver said it has. */
-async function play(channel: Channel, { metadata, base, after, pieces, force = false }: Play): Promise<number[]> {
+async function play(
+  channel: Channel,
+  { metadata, base, after, pieces, force = false }: Play,
+): Promise<number[]> {
   const chunks = encodeMetadata({ ...metadata, segmentCount: pieces.length }, base);
   await channel.send(recordType.offer, encodeMessage({ chunks: chunks.length, force }));
   const chunkDigests = chunks.map(metadataDigest);
   for (const [at, { columns, digests }] of chunks.entries()) {
     const digest = chunkDigests[at] ?? new Uint8Array();
-    await channel.send(recordType.metadata, encodeMetadataBody({ columns: makePart(columns, null), digests, digest }));
+    await channel.send(
+      recordType.metadata,
+      encodeMetadataBody({ columns: makePart(columns, null), digests, digest }),
+    );
   }
   const ready = await channel.receive();
-  if (ready?.type !== recordType.ready) throw new Error(`not READY but ${new TextDecoder().decode(ready?.body)}`);
+  if (ready?.type !== recordType.ready) {
+    throw new Error(`not READY but ${new TextDecoder().decode(ready?.body)}`);
+  }
   const { have } = JSON.parse(new TextDecoder().decode(ready.body)) as { have: { index: number }[] };
   const digests: Uint8Array[] = [];
   for (const [index, { piece, bytes }] of pieces.entries()) {
@@ -88,7 +103,11 @@ async function play(channel: Channel, { metadata, base, after, pieces, force = f
 }
 
 /** Runs sender and receiver against each other; what the receiver throws, this throws. */
-async function receive(tree: Tree, send: (channel: Channel) => Promise<unknown>, force = false): Promise<void> {
+async function receive(
+  tree: Tree,
+  send: (channel: Channel) => Promise<unknown>,
+  force = false,
+): Promise<void> {
   const [near, far] = memoryChannelPair({ limits: recordLimits });
   const sending = send(near).catch((error: unknown) => error);
   try {
@@ -100,7 +119,11 @@ async function receive(tree: Tree, send: (channel: Channel) => Promise<unknown>,
   }
 }
 
-async function withTree(scratch: Scratch, setup: (typeof setups)[number], work: (tree: Tree) => Promise<void>): Promise<void> {
+async function withTree(
+  scratch: Scratch,
+  setup: (typeof setups)[number],
+  work: (tree: Tree) => Promise<void>,
+): Promise<void> {
   const dir: BytePath = scratch.bytes("tree");
   const exists = findTree(scratch.context, dir) !== null;
   await using tree = exists ? await openTree(scratch.context, dir) : createEmptyTree(
@@ -155,9 +178,14 @@ Deno.test("receivePackage() takes a package up at the segment where the connecti
         receive(tree, async (channel) => {
           const short = firstPackage();
           // The second segment never comes: its bytes are one short, so the hand-made sender fails there.
-          await play(channel, { ...short, pieces: short.pieces.map((piece, at) => at === 0 ? piece : { ...piece, bytes: content }) })
+          await play(channel, {
+            ...short,
+            pieces: short.pieces.map((piece, at) => at === 0 ? piece : { ...piece, bytes: content }),
+          })
             .catch(() => {});
-          while (tree.store.note("staging") === null || !segmentsNoted(scratch)) await new Promise((resolve) => setTimeout(resolve, 5));
+          while (tree.store.note("staging") === null || !segmentsNoted(scratch)) {
+            await new Promise((resolve) => setTimeout(resolve, 5));
+          }
           channel.close();
         }),
         { code: "disconnected" },
@@ -192,9 +220,13 @@ Deno.test("receiveFrom() refuses an OFFER that makes the history give way when t
   await scratch.init("tree", "scan");
   const head = await scratch.commit("tree");
   await withTree(scratch, "scan", async (open) => {
-    await assert.rejects(receive(open, (channel) => play(channel, { ...firstPackage(), force: true })), { code: "protocol" });
+    await assert.rejects(receive(open, (channel) => play(channel, { ...firstPackage(), force: true })), {
+      code: "protocol",
+    });
     assert.equal(open.store.pointers.head, head);
-    await assert.rejects(receive(open, (channel) => play(channel, firstPackage()), true), { code: "diverged" });
+    await assert.rejects(receive(open, (channel) => play(channel, firstPackage()), true), {
+      code: "diverged",
+    });
     await receive(open, (channel) => play(channel, { ...firstPackage(), force: true }), true);
     assert.ok(open.log().some(({ id, stored }) => id === head && stored), "the other history is kept");
   });
@@ -218,9 +250,12 @@ Deno.test("receiveFrom() answers MANIFEST_REQUEST for its head only", async () =
     });
     assert.ok(size > 8);
     const other = versionId(head, head);
-    await assert.rejects(receive(tree, (channel) => channel.send(recordType.manifestRequest, text.encode(other))), {
-      code: "protocol",
-    });
+    await assert.rejects(
+      receive(tree, (channel) => channel.send(recordType.manifestRequest, text.encode(other))),
+      {
+        code: "protocol",
+      },
+    );
   });
 });
 
@@ -231,9 +266,19 @@ Deno.test("receiveFrom() refuses records that are out of turn, and packages for 
   await scratch.init("tree", "scan");
   await withTree(scratch, "scan", async (tree) => {
     const head = tree.store.pointers.head;
-    for (const type of [recordType.segment, recordType.trailer, recordType.ready, recordType.state, recordType.done]) {
-      await assert.rejects(receive(tree, (channel) => channel.send(type, text.encode("{}"))), (error) =>
-        error instanceof DroverError && ["protocol", "format"].includes(error.code));
+    for (
+      const type of [
+        recordType.segment,
+        recordType.trailer,
+        recordType.ready,
+        recordType.state,
+        recordType.done,
+      ]
+    ) {
+      await assert.rejects(
+        receive(tree, (channel) => channel.send(type, text.encode("{}"))),
+        (error) => error instanceof DroverError && ["protocol", "format"].includes(error.code),
+      );
     }
     // From a version that is not the head.
     const base = Manifest.build([entryOf("", null), entryOf("b", content)]);
@@ -241,5 +286,63 @@ Deno.test("receiveFrom() refuses records that are out of turn, and packages for 
     const play1 = { metadata: metadataOf(base, after), base, after, pieces: [] };
     await assert.rejects(receive(tree, (channel) => play(channel, play1)), { code: "wrong-base" });
     assert.equal(tree.store.pointers.head, head);
+  });
+});
+
+Deno.test("receivePackage() passes on why the sender gave up, at any point of the package", async () => {
+  await using scratch = new Scratch();
+  const message = encodeMessage({ code: "busy", message: 'Cannot read "x": it changes' });
+  await withTree(scratch, "scan", async (tree) => {
+    for (const after of [recordType.offer, recordType.metadata, recordType.segment]) {
+      await assert.rejects(
+        receive(tree, async (channel) => {
+          const cut: Channel = Object.create(channel, {
+            send: {
+              value: async (type: number, ...parts: Uint8Array[]) => {
+                await channel.send(type, ...parts);
+                if (type !== after) return;
+                await channel.send(recordType.error, message);
+                throw new Error("enough");
+              },
+            },
+            receive: { value: () => channel.receive() },
+          });
+          await play(cut, firstPackage());
+        }),
+        (error) =>
+          error instanceof DroverError && error.code === "busy" && error.message.includes("it changes"),
+        `after ${after}`,
+      );
+    }
+  });
+});
+
+Deno.test("errorMessage() and sideState() stay within what the other side takes, however long paths are", async () => {
+  const long = "\\xff".repeat(32_768);
+  const details = { uncommitted: Array.from({ length: 200 }, () => ({ path: long })) };
+  const error = new DroverError("uncommitted", `Cannot do it: ${long}`, { hint: long, details });
+  const body = encodeMessage(errorMessage(error));
+  assert.ok(body.length <= limits(recordType.error));
+  const remote = remoteError(body, "peer");
+  assert.equal(remote.code, "uncommitted");
+  assert.ok(remote.message.startsWith("peer refused: Cannot do it: "));
+
+  await using scratch = new Scratch();
+  const dir = scratch.mkdir("tree");
+  await scratch.init("tree", "scan");
+  // As deep as names below descriptors can be made without one path being too long for the kernel.
+  const { libc } = native;
+  const name = "\xff".repeat(255) as BytePath;
+  let fd = libc.open(-100, path(dir), 0);
+  for (let depth = 0; depth < 100; depth++) {
+    libc.mkdir(fd, name, 0o700);
+    const next = libc.open(fd, name, 0);
+    libc.close(fd);
+    fd = next;
+  }
+  libc.close(fd);
+  await withTree(scratch, "scan", async (tree) => {
+    const state = decodeState(encodeMessage(await sideState(tree, false, true)));
+    assert.equal(state.uncommitted, 101);
   });
 });

@@ -187,7 +187,7 @@ const metacopy: Scenario[] = [
   {
     name: "metadata-of-big-files",
     steps: [
-      "for f in chmod touch xattr ren link patch trunc twice hop grow; do bytes 1000 300000 > $f; done; mkdir d; bytes 0 300000 > d/f",
+      "for f in chmod touch xattr ren link patch trunc twice hop grow; do bytes 1000 100000 > $f; done; mkdir d; bytes 0 100000 > d/f",
       `chmod 600 chmod; touch -d 2001-01-01 touch; mv ren ren2; chmod 640 ren2; ln link link2; chmod 600 link
        chmod 600 patch; printf x | dd of=patch bs=1 seek=1000 conv=notrunc status=none
        chmod 600 trunc; truncate -s 1000 trunc; chmod 600 twice; mv hop hop1; chmod 600 d/f; mv d e; chmod 600 grow`,
@@ -201,7 +201,7 @@ const metacopy: Scenario[] = [
     name: "metadata-of-big-files-owned",
     root: true,
     steps: [
-      "for f in chown caps suid acl attr; do bytes 1000 300000 > $f; done; chmod 4755 suid",
+      "for f in chown caps suid acl attr; do bytes 1000 100000 > $f; done; chmod 4755 suid",
       "chown 1000:1000 chown; setcap cap_net_raw+ep caps; chown 1:2 suid; setfacl -m u:1000:rw acl; setfattr -n user.k -v v attr",
       "chown 2000 chown; mv caps caps2; chmod 6755 suid; setfacl -m u:1001:r acl; setfattr -n user.k -v w attr",
       "chmod 600 chown; setcap cap_chown+ep caps2; mv suid s2; chown 3:3 s2; setfacl -b acl; setfattr -x user.k attr",
@@ -230,10 +230,10 @@ const links: Scenario[] = [
   {
     name: "hardlink-many",
     steps: [
-      "mkdir a b; echo big > a/0; for i in $(seq 60); do ln a/0 a/$i; ln a/0 b/$i; done",
+      "mkdir a b; echo big > a/0; for i in $(seq 20); do ln a/0 a/$i; ln a/0 b/$i; done",
       "rm -r a; echo tail >> b/7",
       "mkdir a; for i in $(seq 5); do ln b/$i a/$i; done; chmod 600 a/3",
-      "mv b c; rm c/1? ; echo tail >> c/60",
+      "mv b c; rm c/1? ; echo tail >> c/20",
       "mv c/1 1; rm -r c; mv a b",
     ],
   },
@@ -353,15 +353,15 @@ const contents: Scenario[] = [
   {
     name: "sparse",
     steps: [
-      `truncate -s 5M all; { truncate -s 1M start; bytes 0 100000 >> start; }; bytes 0 100000 > end; truncate -s 3M end
-       bytes 0 300000 > punched; truncate -s 40M big; for i in 0 7 19 31; do bytes $((i*100)) 65536 | dd of=big bs=64K seek=$((i*20)) conv=notrunc status=none; done
-       fallocate -l 300000 reserved; bytes 0 4096 > block; truncate -s 4096 hole; truncate -s 20M twenty`,
-      `fallocate -p -o 65536 -l 131072 punched; bytes 0 4096 | dd of=all bs=4096 seek=700 conv=notrunc status=none
-       bytes 9 5000 | dd of=big bs=1M seek=17 conv=notrunc status=none; truncate -s 50M big; printf x >> hole; printf x | dd of=reserved bs=1 seek=5000 conv=notrunc status=none
-       bytes 0 100 >> twenty; cp -p end end2`,
-      "fallocate -p -o 0 -l 1M start; truncate -s 1M end; truncate -s 4M end; mv big big2; chmod 600 big2; fallocate -p -o 0 -l 4096 block; ln twenty t2",
+      `truncate -s 2M all; { truncate -s 300K start; bytes 0 100000 >> start; }; bytes 0 100000 > end; truncate -s 1M end
+       bytes 0 300000 > punched; truncate -s 5M big; for i in 0 7 19 31; do bytes $((i*100)) 65536 | dd of=big bs=64K seek=$((i*2)) conv=notrunc status=none; done
+       fallocate -l 300000 reserved; bytes 0 4096 > block; truncate -s 4096 hole; truncate -s 3M three`,
+      `fallocate -p -o 65536 -l 131072 punched; bytes 0 4096 | dd of=all bs=4096 seek=300 conv=notrunc status=none
+       bytes 9 5000 | dd of=big bs=1M seek=3 conv=notrunc status=none; truncate -s 6M big; printf x >> hole; printf x | dd of=reserved bs=1 seek=5000 conv=notrunc status=none
+       bytes 0 100 >> three; cp -p end end2`,
+      "fallocate -p -o 0 -l 200K start; truncate -s 100K end; truncate -s 2M end; mv big big2; chmod 600 big2; fallocate -p -o 0 -l 4096 block; ln three t2",
       "dd if=/dev/zero of=all bs=64K count=10 seek=3 conv=notrunc status=none; fallocate -i -o 4096 -l 8192 start 2>/dev/null || bytes 0 8192 >> start; truncate -s 3M big2",
-      "truncate -s 0 all; truncate -s 9M all; truncate -s 100000 punched; rm t2; printf y | dd of=twenty bs=1 seek=$((10<<20)) conv=notrunc status=none",
+      "truncate -s 0 all; truncate -s 1M all; truncate -s 100000 punched; rm t2; printf y | dd of=three bs=1 seek=$((1<<20)) conv=notrunc status=none",
     ],
   },
   {
@@ -404,7 +404,7 @@ const names: Scenario[] = [
   {
     name: "wide",
     steps: [
-      "mkdir w; (cd w; seq -f '%05.0f' 1500 | while read i; do echo $i > f$i; done)",
+      "mkdir w; (cd w; seq -f '%05.0f' 300 | while read i; do echo $i > f$i; done)",
       "cd w; rm f*7; for i in f*1; do echo more >> $i; done; for i in f*3; do mv $i g$i; done",
       "mv w v; cd v; rm f*5; touch -d 2001-01-01 *2",
       "mv v w; rm w/*9",

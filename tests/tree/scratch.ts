@@ -51,7 +51,7 @@ export class Scratch implements AsyncDisposable {
   readonly context: TreeContext;
 
   /** @param base a directory on the file system to be used. */
-  constructor(base = "/var/tmp") {
+  constructor(base = Deno.env.get("DROVER_TEST_BASE") ?? "/var/tmp") {
     this.dir = Deno.realPathSync(Deno.makeTempDirSync({ dir: base, prefix: "drover-tree-test-" }));
     this.context = {
       native,
