@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { DatabaseSync } from "node:sqlite";
 import { createHash } from "node:crypto";
+import { toHex } from "../../lib/base/hex.ts";
 import { type BytePath, pathFromText, rootPath } from "../../lib/base/path.ts";
 import type { Entry } from "../../lib/version/entry.ts";
 import { versionId } from "../../lib/version/history.ts";
@@ -249,4 +250,40 @@ Deno.test("readWhole() reads what writeDurably() wrote, which writes nothing twi
   assert.deepEqual(readWhole(native.libc, file), bytes);
   await assert.rejects(writeDurably(native.libc, file, bytes), { code: "EEXIST" });
   assert.throws(() => readWhole(native.libc, scratch.bytes("none")), { code: "ENOENT" });
+});
+
+Deno.test("commit() of a plain tree does not trust an object that a crash left behind: it is written again", async () => {
+  await using scratch = new Scratch();
+  const dir = scratch.mkdir("tree");
+  await scratch.init("tree", "scan");
+  const hex = toHex(digestOf("precious"));
+  const folder = scratch.mkdir(`.tree.drover/objects/${hex.slice(0, 2)}`);
+  Deno.writeTextFileSync(`${folder}/${hex}`, "prec"); // cut by a power failure: no sync, no row
+  Deno.writeTextFileSync(`${dir}/file`, "precious");
+  await scratch.commit("tree");
+  await scratch.verify("tree");
+  Deno.removeSync(`${dir}/file`);
+  await scratch.checkout("tree", "head", true);
+  assert.equal(Deno.readTextFileSync(`${dir}/file`), "precious");
+});
+
+Deno.test("initTree() does not take a plain tree for unfinished that is on its way to its first version", async () => {
+  await using scratch = new Scratch();
+  const dir = scratch.mkdir("tree");
+  {
+    using store = Store.create(native, scratch.bytes(".tree.drover"), {
+      ...setup,
+      dir: path(dir),
+      capture: "scan",
+      profile: "portable",
+    });
+    store.writeManifest(manifestWith("a"));
+    const version = versionWith("a", null, []);
+    store.transaction(() => {
+      store.addVersion(version);
+      store.setPointers({ pending: version.id });
+    });
+  }
+  await assert.rejects(scratch.init("tree", "scan"), { code: "exists" });
+  assert.ok(Deno.statSync(scratch.path(".tree.drover/tree.db")).isFile);
 });
