@@ -14,6 +14,10 @@ import { AT_FDCWD, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDONLY, O
 
 /** Directory descriptors kept open by one `Beneath`; more than the depth of a reasonable tree. */
 const cacheSizeMax = 256;
+/** Directories that one look-up adds to them. */
+const stepsMax = 64;
+/** Bytes of path that are opened in one call; PATH_MAX is 4096. */
+const leapSizeMax = 4000;
 
 /** The name of a tree's root relative to its own descriptor. */
 const self = "." as BytePath;
@@ -68,18 +72,43 @@ export class Beneath implements Disposable {
       this.#parents.set(path, known);
       return known;
     }
-    const parent = this.#directory(parentOf(path));
-    const fd = this.libc.openBeneath(parent, nameOf(path), O_PATH | O_DIRECTORY | O_NOFOLLOW);
+    // Down from an ancestor that is open, or from the root in leaps; fewer steps than stay when the cache is cut.
+    const steps = [path];
+    let above = parentOf(path);
+    for (; above !== "" && steps.length < stepsMax && !this.#parents.has(above); above = parentOf(above)) {
+      steps.push(above);
+    }
+    let fd = above === "" ? this.fd : this.#parents.get(above) ?? this.#leap(above);
+    for (const step of steps.reverse()) {
+      fd = this.libc.openBeneath(fd, nameOf(step), O_PATH | O_DIRECTORY | O_NOFOLLOW);
+      this.#remember(step, fd);
+    }
+    return fd;
+  }
+
+  /** Opens a directory far down by many names at a time; the kernel takes only so long a path. */
+  #leap(path: BytePath): number {
+    let fd = this.fd;
+    for (let at = 0; at < path.length;) {
+      const end = path.length - at <= leapSizeMax ? path.length : path.lastIndexOf("/", at + leapSizeMax);
+      const next = this.libc.openBeneath(fd, path.slice(at, end) as BytePath, O_PATH | O_DIRECTORY | O_NOFOLLOW);
+      if (fd !== this.fd) this.libc.close(fd);
+      fd = next;
+      at = end + 1;
+    }
+    this.#remember(path, fd);
+    return fd;
+  }
+
+  #remember(path: BytePath, fd: number): void {
     if (this.#parents.size >= cacheSizeMax) {
       for (const [old, oldFd] of this.#parents) {
-        if (path.startsWith(old + "/")) continue; // an ancestor that is in use right now
         this.libc.close(oldFd);
         this.#parents.delete(old);
         if (this.#parents.size < cacheSizeMax / 2) break;
       }
     }
     this.#parents.set(path, fd);
-    return fd;
   }
 
   /** Status of `path`, or null where there is nothing. */
@@ -155,24 +184,29 @@ export class Beneath implements Disposable {
   }
 }
 
-/** Empties a directory; entered by descriptor, so neither depth nor path length matters. */
+/** How many directories are open at a time while one is emptied. */
+const emptyDepthMax = 64;
+
+/** Empties a directory, entered by descriptor. What lies very deep is moved up first, so depth does not matter. */
 function removeBelow(libc: Libc, parent: number, name: BytePath): void {
-  let fd: number;
-  try {
-    fd = libc.openBeneath(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  } catch (error) {
-    if (errorCode(error) !== "EACCES") throw error;
-    libc.chmod(parent, name, 0o700); // our own directory, but not readable
-    fd = libc.openBeneath(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  }
-  try {
+  const top = openOwn(libc, parent, name);
+  let moved = 0;
+  const empty = (fd: number, depth: number): void => {
     let writable = false;
     for (const entry of libc.readDir(fd)) {
       const remove = () => {
-        if (entry.kind === "directory") {
-          removeBelow(libc, fd, entry.name);
-          libc.rmdir(fd, entry.name);
-        } else libc.unlink(fd, entry.name);
+        if (entry.kind !== "directory") return libc.unlink(fd, entry.name);
+        if (depth === emptyDepthMax) {
+          libc.chmod(fd, entry.name, 0o700);
+          return libc.rename(fd, entry.name, top, `.deep-${moved++}` as BytePath);
+        }
+        const child = openOwn(libc, fd, entry.name);
+        try {
+          empty(child, depth + 1);
+        } finally {
+          libc.close(child);
+        }
+        libc.rmdir(fd, entry.name);
       };
       try {
         remove();
@@ -183,8 +217,26 @@ function removeBelow(libc: Libc, parent: number, name: BytePath): void {
         remove();
       }
     }
+  };
+  try {
+    for (let before = -1; before < moved;) {
+      before = moved;
+      empty(top, 0);
+    }
   } finally {
-    libc.close(fd);
+    libc.close(top);
+  }
+}
+
+/** Opens a directory that is ours, but perhaps not readable. */
+function openOwn(libc: Libc, parent: number, name: BytePath): number {
+  const flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+  try {
+    return libc.openBeneath(parent, name, flags);
+  } catch (error) {
+    if (errorCode(error) !== "EACCES") throw error;
+    libc.chmod(parent, name, 0o700);
+    return libc.openBeneath(parent, name, flags);
   }
 }
 
@@ -204,5 +256,8 @@ export function isMissing(error: unknown): boolean {
 /** Whether the file system is full, or the user's share of it. */
 export function isFull(error: unknown): boolean {
   const code = errorCode(error);
-  return code === "ENOSPC" || code === "EDQUOT";
+  if (code === "ENOSPC" || code === "EDQUOT") return true;
+  // SQLite has its own words for it, and no number that its errors would carry.
+  return error instanceof Error && "code" in error && error.code === "ERR_SQLITE_ERROR" &&
+    error.message === "database or disk is full";
 }

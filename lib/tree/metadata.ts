@@ -24,6 +24,13 @@ export function applyMetadata(
   if (entry.xattrs.length > 0 || options.replace) setXattrs(libc, fd, name, entry, options.replace);
   if (entry.kind !== "symlink") libc.chmod(fd, name, entry.mode);
   libc.setMtime(fd, name, entry.mtimeSeconds, entry.mtimeNanos);
+  // File systems cut times that they cannot hold, without a word: ext4 ends in 2446, others in 2038.
+  if (entry.mtimeSeconds >= 0 && entry.mtimeSeconds < 2 ** 31) return;
+  if (libc.stat(fd, name)?.mtimeSeconds === entry.mtimeSeconds) return;
+  throw new DroverError(
+    "unsupported",
+    `Cannot set the mtime of "${pathToText(entry.path)}": this file system cannot hold ${entry.mtimeSeconds} s`,
+  );
 }
 
 function setXattrs(libc: Libc, fd: number, name: BytePath, entry: Entry, replace: boolean): void {
@@ -37,7 +44,11 @@ function setXattrs(libc: Libc, fd: number, name: BytePath, entry: Entry, replace
     try {
       libc.setXattr(fd, name, xattr.name, xattr.value);
     } catch (error) {
-      if (!["EOPNOTSUPP", "EPERM"].includes(errorCode(error) ?? "")) throw error;
+      // ext4 says ENOSPC, and others E2BIG or ERANGE, where they have no room in the inode for so large a value.
+      const code = errorCode(error) ?? "";
+      const tooLarge = ["E2BIG", "ERANGE"].includes(code) ||
+        code === "ENOSPC" && libc.statfs(fd).available > 2 ** 20;
+      if (!["EOPNOTSUPP", "EPERM"].includes(code) && !tooLarge) throw error;
       throw new DroverError(
         "unsupported",
         `Cannot set xattr "${pathToText(xattr.name)}" of "${

@@ -1,7 +1,8 @@
 /**
  * Brings a plain directory (one without an overlay) from one version to another, in place.
  *
- * Each file is made whole beside the tree and renamed over the old one; deletions come first, directories' metadata last.
+ * Each file is made whole beside the tree, before the journal says that the directory is on its way, and renamed over the old
+ * one; deletions come first, directories' metadata last.
  * Every step looks at what is there before it acts, so the whole can be run again after a crash at any point; the
  * journal (`Pointers.pending`) says that it must. What is there and is neither the old version nor the new one, because a user
  * wrote it in between, is moved to `rescued/` in the state directory, not overwritten.
@@ -36,9 +37,27 @@ export interface PlainPlan {
   progress?: ((event: ProgressEvent) => void) | undefined;
 }
 
+/**
+ * Makes beforehand, in the workshop, what needs room or might be refused: the directory is not touched. What goes wrong after that
+ * leaves a directory between two versions until it is put right, so it should go wrong here.
+ */
+export async function preparePlain(root: Beneath, plan: PlainPlan): Promise<void> {
+  try {
+    await new PlainApply(root, plan).prepare();
+  } catch (error) {
+    sweepWorkshop(plan.workshop);
+    throw error;
+  }
+}
+
 /** Applies the plan to the directory `root`. Run again, it does what is left. */
 export async function applyPlain(root: Beneath, plan: PlainPlan): Promise<void> {
   await new PlainApply(root, plan).run();
+}
+
+/** Removes what was prepared and is not needed; what was rescued stays. */
+export function sweepWorkshop(workshop: Beneath): void {
+  for (const { name } of workshop.list(rootPath)) if (/^(new|made)-\d+$/.test(name)) workshop.removeAll(name);
 }
 
 class PlainApply {
@@ -55,6 +74,22 @@ class PlainApply {
     this.#libc = root.libc;
   }
 
+  async prepare(): Promise<void> {
+    const { changes, after, workshop, owners } = this.#plan;
+    for (const [index, { before, after: entry }] of changes.entries()) {
+      if (entry === null || entry.kind === "link") continue;
+      const keepsInode = entry.kind === "directory" || before !== null && sameContent(before, entry) &&
+          after.namesOf(entry.path).length === this.#plan.before.namesOf(entry.path).length;
+      if (!keepsInode) this.#makeAs(entry, madeName(index));
+      else if (entry.xattrs.length > 0 || entry.mtimeSeconds < 0 || entry.mtimeSeconds >= 2 ** 31) {
+        const made = this.#inWorkshop((fd, name) => this.#libc.mkdir(fd, name, 0o700));
+        applyMetadata(this.#libc, workshop.fd, made, entry, { owners, replace: false });
+        workshop.removeAll(made);
+      }
+      await this.#pause();
+    }
+  }
+
   async run(): Promise<void> {
     const { changes } = this.#plan;
     for (const change of [...changes].reverse()) {
@@ -62,9 +97,9 @@ class PlainApply {
       if (this.#breath.due) await this.#breath.take();
     }
     for (const { after } of changes) if (after?.kind === "directory") this.#makeDirectory(after.path);
-    for (const { after } of changes) {
+    for (const [index, { after }] of changes.entries()) {
       if (after === null || after.kind === "directory" || after.kind === "link") continue;
-      this.#make(after);
+      this.#make(after, madeName(index));
       await this.#pause();
     }
     for (const { after } of changes) {
@@ -74,6 +109,7 @@ class PlainApply {
     }
     this.#closeDirectories();
     this.#root.forget();
+    sweepWorkshop(this.#plan.workshop);
   }
 
   async #pause(): Promise<void> {
@@ -131,7 +167,7 @@ class PlainApply {
     this.#libc.mkdir(fd, name, 0o700);
   }
 
-  #make(after: Entry): void {
+  #make(after: Entry, made: BytePath): void {
     const stat = this.#root.stat(after.path);
     const before = this.#plan.before.get(after.path);
     if (stat !== null && this.#isAlready(after, stat)) return;
@@ -144,13 +180,18 @@ class PlainApply {
     if (!isOurs) {
       this.#rescue(after.path, before === null ? "it was made meanwhile" : "it was changed meanwhile");
     }
-    const made = this.#inWorkshop((fd, name) => this.#create(after, fd, name));
-    applyMetadata(this.#libc, this.#plan.workshop.fd, made, after, {
-      owners: this.#plan.owners,
-      replace: false,
-    });
+    // Not there any more when an earlier attempt moved it into place, and somebody then changed that.
+    if (this.#plan.workshop.stat(made) === null) this.#makeAs(after, made);
     const { fd, name } = this.#root.place(after.path);
     this.#libc.rename(this.#plan.workshop.fd, made, fd, name);
+  }
+
+  /** Makes a whole file, symlink or special in the workshop. */
+  #makeAs(after: Entry, made: BytePath): void {
+    const { workshop, owners } = this.#plan;
+    workshop.removeAll(made);
+    this.#create(after, workshop.fd, made);
+    applyMetadata(this.#libc, workshop.fd, made, after, { owners, replace: false });
   }
 
   /** Whether an earlier attempt, or nobody at all, already made it so. Content is told by size and mtime, as rsync does. */
@@ -168,10 +209,7 @@ class PlainApply {
   }
 
   #onlyMetadata(before: Entry, after: Entry, stat: FileStat): boolean {
-    if (before.kind !== "file" || after.kind !== "file" || stat.kind !== "file") return false;
-    if (before.digest === null || after.digest === null || !bytesEqual(before.digest, after.digest)) {
-      return false;
-    }
+    if (!sameContent(before, after) || stat.kind !== "file") return false;
     return stat.size === after.size && stat.nlink === this.#plan.after.namesOf(after.path).length &&
       stat.mtimeSeconds === before.mtimeSeconds && stat.mtimeNanos === before.mtimeNanos;
   }
@@ -261,4 +299,14 @@ class PlainApply {
       applyMetadata(this.#libc, fd, name, entry, { owners: this.#plan.owners, replace: true });
     }
   }
+}
+
+/** Where the file of a change is made. */
+function madeName(index: number): BytePath {
+  return `made-${index}` as BytePath;
+}
+
+function sameContent(before: Entry, after: Entry): boolean {
+  return before.kind === "file" && after.kind === "file" && before.digest !== null && after.digest !== null &&
+    bytesEqual(before.digest, after.digest);
 }

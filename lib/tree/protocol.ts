@@ -9,6 +9,8 @@
 import { type DroverCode, DroverError, FormatError } from "../base/errors.ts";
 import { isVersionId } from "../version/history.ts";
 import { treeNameFault } from "../net/mod.ts";
+import { endType } from "../stream/mod.ts";
+import { isFull } from "./beneath.ts";
 
 /** The version of the conversation; both sides must speak the same. */
 export const protocolVersion = 1;
@@ -50,6 +52,8 @@ export const manifestRawMax: number = 512 << 20;
 /** The largest body per record type; -1 refuses what the conversation does not have. */
 export function recordLimits(type: number): number {
   switch (type) {
+    case endType:
+      return 0;
     case recordType.metadata:
     case recordType.segment:
       return 120 << 20;
@@ -133,7 +137,13 @@ export interface ErrorMessage {
 export function errorMessage(error: unknown): ErrorMessage {
   const cut = (text: string): string => text.slice(0, errorTextMax);
   if (!(error instanceof DroverError)) {
-    return { code: "protocol", message: cut(error instanceof Error ? error.message : `${error}`) };
+    const message = error instanceof Error ? error.message : `${error}`;
+    if (!isFull(error)) return { code: "protocol", message: cut(message) };
+    return {
+      code: "no-space",
+      message: cut(`${message}: the file system is full; nothing was changed`),
+      hint: "make room there and try again",
+    };
   }
   const { code, message, hint, details } = error;
   const fits = details !== undefined && JSON.stringify(details).length <= errorDetailsMax;

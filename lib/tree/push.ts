@@ -130,7 +130,8 @@ export async function pushTree(
   options: PushOptions,
 ): Promise<PushResult> {
   const started = performance.now();
-  using ahead = dialAhead(options);
+  const force = options.resolve === "ours";
+  using greeting = greetAhead(options, force);
   await using tree = await openTree(context, dir);
   const captured = await commitFirst(tree, options);
   const left = options.commit === true ? 0 : (await tree.live()).changes.length;
@@ -139,13 +140,9 @@ export async function pushTree(
       `${left} uncommitted change${left === 1 ? " stays" : "s stay"} out; --commit takes them along`,
     );
   }
-  return await attempts(options, async (channel, rounds) => {
-    await channel.send(
-      recordType.hello,
-      encodeHello({ verb: "push", tree: options.url.name, force: options.resolve === "ours", state: null }),
-    );
-    const state = decodeState(await expectRecord(channel, recordType.state));
-    const decision = decide(tree, state, options.resolve === "ours");
+  const open = (rounds: number) => rounds === 1 ? greeting.first : greet(options, force);
+  return await attempts(open, async ({ channel, state }, rounds) => {
+    const decision = decide(tree, state, force);
     if (decision === "theirs-is-newer" || decision === "diverged") {
       if (options.resolve === "theirs") {
         await nothing(channel, "the other side is taken");
@@ -172,9 +169,9 @@ export async function pushTree(
         },
       );
     }
-    const sent = await sendTo(channel, tree, state, options.mode, options.resolve === "ours");
+    const sent = await sendTo(channel, tree, state, options.mode, force);
     return result(channel, { started, captured, rounds, from: state.head, to: sent.done.head, left, sent });
-  }, { ahead: ahead.channel });
+  });
 }
 
 /** Brings this tree to the node's head; the directory is created where there is none. */
@@ -206,7 +203,8 @@ async function pullInto(
     const { changes } = await tree.live();
     if (changes.length > 0) throw uncommitted(tree.name, changes, "pull into");
   }
-  return await attempts(options, async (channel, rounds) => {
+  const open = async () => ({ channel: await dialNode(options) });
+  return await attempts(open, async ({ channel }, rounds) => {
     await channel.send(
       recordType.hello,
       encodeHello({
@@ -235,24 +233,17 @@ async function pullInto(
     }
     const head = tree.store.pointers.head ?? "";
     return result(channel, { started, captured, rounds: rounds + before, from: head, to: head, left: 0 });
-  }, {
-    otherwise: async (error) => {
-      // `--ours`: the node gives way instead.
-      if (options.resolve !== "ours" || !(error instanceof DroverError) || error.code !== "diverged") {
-        throw error;
-      }
-      return await pushOver(tree, options, started);
-    },
+  }, async (error) => {
+    // `--ours`: the node gives way instead.
+    if (options.resolve !== "ours" || !(error instanceof DroverError) || error.code !== "diverged") {
+      throw error;
+    }
+    return await pushOver(tree, options, started);
   });
 }
 
 async function pushOver(tree: Tree, options: PullOptions, started: number): Promise<PushResult> {
-  return await attempts(options, async (channel, rounds) => {
-    await channel.send(
-      recordType.hello,
-      encodeHello({ verb: "push", tree: options.url.name, force: true, state: null }),
-    );
-    const state = decodeState(await expectRecord(channel, recordType.state));
+  return await attempts(() => greet(options, true), async ({ channel, state }, rounds) => {
     const sent = await sendTo(channel, tree, state, "delta", true);
     return result(channel, {
       started,
@@ -267,18 +258,18 @@ async function pushOver(tree: Tree, options: PullOptions, started: number): Prom
 }
 
 /** Dials, works, and dials again when the connection breaks; what has arrived by then is not sent again. */
-async function attempts(
-  options: { url: TreeUrl; key: ClusterKey | null },
-  work: (channel: Channel, rounds: number) => Promise<PushResult>,
-  more: { ahead?: Promise<Channel>; otherwise?: (error: unknown) => Promise<PushResult> } = {},
+async function attempts<Opened extends { channel: Channel }>(
+  open: (rounds: number) => Promise<Opened>,
+  work: (opened: Opened, rounds: number) => Promise<PushResult>,
+  otherwise?: (error: unknown) => Promise<PushResult>,
 ): Promise<PushResult> {
-  const { url, key } = options;
   for (let rounds = 1;; rounds++) {
     let talked = false;
     try {
-      using channel = await (rounds === 1 && more.ahead !== undefined ? more.ahead : dialNode(url, key));
+      const opened = await open(rounds);
+      using channel = opened.channel;
       talked = true;
-      const outcome = await work(channel, rounds);
+      const outcome = await work(opened, rounds);
       await channel.end().catch(() => {});
       return outcome;
     } catch (error) {
@@ -287,23 +278,42 @@ async function attempts(
         await new Promise((resolve) => setTimeout(resolve, 200 * rounds));
         continue;
       }
-      if (more.otherwise !== undefined) return await more.otherwise(error);
+      if (otherwise !== undefined) return await otherwise(error);
       throw error;
     }
   }
 }
 
-function dialNode(url: TreeUrl, key: ClusterKey | null): Promise<Channel> {
+/** Where a push or pull goes, and with which key. */
+interface Target {
+  url: TreeUrl;
+  key: ClusterKey | null;
+}
+
+function dialNode({ url, key }: Target): Promise<Channel> {
   return dial({ host: url.host, port: url.port, key, limits: recordLimits });
 }
 
-/** The handshake takes as long as a small commit; both at once take as long as the longer one. */
-function dialAhead(
-  options: { url: TreeUrl; key: ClusterKey | null },
-): Disposable & { channel: Promise<Channel> } {
-  const channel = dialNode(options.url, options.key);
-  channel.catch(() => {}); // whoever awaits it hears of it
-  return { channel, [Symbol.dispose]: () => void channel.then((opened) => opened.close(), () => {}) };
+/** Announces a push; the node looks at its tree and says what it has. */
+async function greet(target: Target, force: boolean): Promise<{ channel: Channel; state: SideState }> {
+  const channel = await dialNode(target);
+  try {
+    await channel.send(
+      recordType.hello,
+      encodeHello({ verb: "push", tree: target.url.name, force, state: null }),
+    );
+    return { channel, state: decodeState(await expectRecord(channel, recordType.state)) };
+  } catch (error) {
+    channel.close();
+    throw error;
+  }
+}
+
+/** Handshake and the node's look at its tree take as long as a small commit here: they run at the same time. */
+function greetAhead(target: Target, force: boolean): Disposable & { first: ReturnType<typeof greet> } {
+  const first = greet(target, force);
+  first.catch(() => {}); // whoever awaits it hears of it
+  return { first, [Symbol.dispose]: () => void first.then(({ channel }) => channel.close(), () => {}) };
 }
 
 async function commitFirst(
@@ -438,7 +448,7 @@ export async function receiveFrom(
   allow: Allowance,
   force: boolean,
 ): Promise<ReceiveResult | null> {
-  for (;;) {
+  for (let answered = false;;) {
     const record = await channel.receive();
     if (record === null) {
       throw new DroverError("disconnected", `Cannot go on with ${channel.peer}: it ended the connection`);
@@ -450,6 +460,8 @@ export async function receiveFrom(
         decodeNothing(record.body);
         return null;
       case recordType.manifestRequest:
+        if (answered) throw new DroverError("protocol", "Cannot answer: the manifest was wanted and sent before");
+        answered = true;
         await sendManifest(channel, tree, new TextDecoder().decode(record.body));
         break;
       case recordType.offer: {

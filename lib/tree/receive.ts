@@ -152,6 +152,11 @@ class PackageReceiver {
     this.#chunkDigests = chunkDigests;
     this.#before = metadata.from === null ? Manifest.empty : tree.store.manifestOf(metadata.from);
     this.#after = targetManifest(metadata, this.#before);
+    // A version that is known here is not in the package, but what comes must be its content all the same.
+    const root = tree.store.version(metadata.to)?.root ?? metadata.versions.at(-1)?.root;
+    if (root !== this.#after.root()) {
+      throw new FormatError("package.base.root", -1, `Cannot use the package: its result is not version "${metadata.to}"`);
+    }
     this.#changes = diffManifests(this.#before, this.#after);
     this.#ledger = new PieceLedger(metadata.upserts);
     this.#totalBytes = metadata.upserts.reduce(

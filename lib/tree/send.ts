@@ -46,10 +46,10 @@ import type { Tree } from "./tree.ts";
 /** Segments that are being compressed or sent at a time. */
 const inFlightMax = 3;
 
-/** zstd levels for a fast and a slow wire, and the rate that divides them: 200 Mbit/s. */
-const fastLevel = 3;
-const slowLevel = 9;
-const slowBytesPerSecond = 25_000_000;
+/** Compression follows the bottleneck: up a step while segments wait for the wire, down while the wire waits for them. */
+const levels = [3, 4, 5, 6, 7, 9];
+const levelStart = 6;
+const metadataLevel = 9;
 
 /** Cost of a segment, smaller for a small package so that its parts overlap too. */
 const segmentCostMin = 2 << 20;
@@ -92,7 +92,7 @@ class Sender {
   readonly #replies: Replies;
   #packMs = 0;
   #sendMs = 0;
-  #sentBytes = 0;
+  #levelAt = levels.indexOf(levelStart);
 
   constructor(channel: Channel, tree: Tree, plan: SendPlan) {
     this.#channel = channel;
@@ -129,7 +129,7 @@ class Sender {
     void this.#channel.send(recordType.offer, encodeMessage({ chunks: chunks.length, force: plan.force }))
       .catch(() => {});
     for (const [at, chunk] of chunks.entries()) {
-      const columns = await this.#part(chunk.columns, fastLevel, null);
+      const columns = await this.#part(chunk.columns, metadataLevel, null);
       const digest = chunkDigests[at] ?? new Uint8Array();
       await this.#send(recordType.metadata, encodeMetadataBody({ columns, digests: chunk.digests, digest }));
     }
@@ -185,7 +185,13 @@ class Sender {
         const packed = this.#pack(segment, prefix);
         packed.catch(() => {}); // awaited below, in order
         order = order.then(async () => {
-          if (failure === null) await this.#send(recordType.segment, (await packed).body);
+          if (failure !== null) return;
+          const waiting = performance.now();
+          const { body } = await packed;
+          const sending = performance.now();
+          await this.#send(recordType.segment, body);
+          const wireIsSlower = performance.now() - sending > sending - waiting;
+          this.#levelAt = Math.max(0, Math.min(levels.length - 1, this.#levelAt + (wireIsSlower ? 1 : -1)));
         }).catch((error) => {
           failure ??= error;
         });
@@ -209,18 +215,12 @@ class Sender {
   }
 
   async #pack(segment: RawSegment, prefix: Uint8Array): Promise<{ body: Uint8Array }> {
-    const level = this.#level();
+    const level = levels[this.#levelAt] ?? levelStart;
     const [ops, literals] = await Promise.all([
       this.#part(segment.ops, level, null),
       this.#part(segment.literals, level, prefix.length === 0 ? null : prefix),
     ]);
     return encodeSegmentBody(segment, { ops, literals });
-  }
-
-  /** On a slow wire bytes cost more than the processor. */
-  #level(): number {
-    const seconds = this.#sendMs / 1000;
-    return seconds > 0.05 && this.#sentBytes / seconds < slowBytesPerSecond ? slowLevel : fastLevel;
   }
 
   async #part(raw: Uint8Array<ArrayBuffer>, level: number, prefix: Uint8Array | null): Promise<Part> {
@@ -239,7 +239,6 @@ class Sender {
   }
 
   async #send(type: number, body: Uint8Array): Promise<void> {
-    this.#sentBytes += body.length;
     try {
       await this.#channel.send(type, body);
     } catch (error) {

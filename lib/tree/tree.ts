@@ -22,7 +22,7 @@ import type { Capture, Profile, TreeContext } from "./context.ts";
 import { LayerBuilder } from "./layer.ts";
 import { applyMetadata } from "./metadata.ts";
 import { makeUpper, mountedLayers, mountedUpper, showStack, writersOf } from "./overlay.ts";
-import { applyPlain } from "./plain.ts";
+import { applyPlain, type PlainPlan, preparePlain } from "./plain.ts";
 import { AT_FDCWD, O_RDONLY, O_RDWR } from "./posix.ts";
 import { objectLayer, Store, type StoredVersion } from "./store.ts";
 import { Hasher, type Seen } from "./walk.ts";
@@ -655,11 +655,13 @@ export class Tree implements AsyncDisposable {
     this.store.writeManifest(after);
     if (setup.capture === "scan") {
       this.store.writeManifest(live);
+      const places = [...content];
+      await this.#withPlainPlan(live, after, preparePlain, places);
       await this.flush(objectLayer);
       this.store.transaction(() => {
         for (const known of history) this.store.addVersion(known);
         this.store.addVersion(version);
-        this.store.addContent(content);
+        this.store.addContent(places);
         this.store.setNote("staging", null);
         this.store.setNote("pendingFrom", live.root());
         this.store.setPointers({ pending: version.id });
@@ -693,23 +695,40 @@ export class Tree implements AsyncDisposable {
     const fromRoot = this.store.note("pendingFrom");
     const before = (fromRoot === null ? null : this.store.readManifest(fromRoot)) ??
       this.store.manifestOf(pointers.head);
-    using root = Beneath.open(this.libc, setup.dir);
-    using workshop = Beneath.open(this.libc, this.store.below("work"));
-    await applyPlain(root, {
-      before,
-      after,
-      changes: diffManifests(before, after),
-      owners: setup.owners,
-      workshop,
-      content: this.content,
-      log: this.context.log,
-      progress: this.context.progress,
-    });
+    await this.#withPlainPlan(before, after, applyPlain);
     await this.#flushPath(setup.dir);
     this.store.transaction(() => {
       this.store.setNote("pendingFrom", null);
       this.store.setPointers({ head: pointers.pending, pending: null });
     });
+  }
+
+  /** Works on a plain directory's way between two versions. `places` is where content is that no transaction recorded yet. */
+  async #withPlainPlan(
+    before: Manifest,
+    after: Manifest,
+    work: (root: Beneath, plan: PlainPlan) => Promise<void>,
+    places: Iterable<{ digest: Uint8Array; path: BytePath }> = [],
+  ): Promise<void> {
+    const { setup } = this.store;
+    using root = Beneath.open(this.libc, setup.dir);
+    using workshop = Beneath.open(this.libc, this.store.below("work"));
+    using objects = Beneath.open(this.libc, this.store.layerPath(objectLayer));
+    for (const { digest, path } of places) this.content.offer(digest, objects, path);
+    try {
+      await work(root, {
+        before,
+        after,
+        changes: diffManifests(before, after),
+        owners: setup.owners,
+        workshop,
+        content: this.content,
+        log: this.context.log,
+        progress: this.context.progress,
+      });
+    } finally {
+      this.content.withdraw();
+    }
   }
 
   /** A new, empty upper directory with the root's metadata. */
@@ -833,7 +852,7 @@ export class Tree implements AsyncDisposable {
     for (const folder of ["layers", "work", "staging"]) {
       using parent = Beneath.open(this.libc, this.store.below(folder));
       for (const { name } of parent.list(rootPath)) {
-        if (/^(new|import)-\d+$/.test(name) || folder === "staging" && name !== staged) {
+        if (/^(new|made|import)-\d+$/.test(name) || folder === "staging" && name !== staged) {
           parent.removeAll(name);
         } else if (/^\d+$/.test(name)) names.add(name);
       }

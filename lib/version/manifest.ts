@@ -450,6 +450,8 @@ class Merge {
   insert(entry: Entry): void {
     const start = this.#writer.size;
     encodeEntry(this.#writer, entry);
+    const size = manifestHeaderSize + this.#oldSize + this.#writer.size;
+    if (size > manifestSizeMax) throw sizeFault(size);
     this.#steps.push({ start, end: this.#writer.size, encoded: true });
     if (entry.kind === "link") this.#links.push(this.#count);
     addToTotals(this.#totals, kindNumbers[entry.kind], entry.size, 1);

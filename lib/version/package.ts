@@ -61,7 +61,7 @@ export const chunkCountMax = 50_000;
 export const metadataChunksMax = 4096;
 /** The most columns of one chunk, raw or packed, in bytes. */
 export const columnsSizeMax: number = 96 * 1024 * 1024;
-/** All paths and targets of one chunk, spelled out, in bytes. */
+/** All paths, targets and xattrs of one chunk, spelled out, in bytes. */
 export const chunkPathsSizeMax: number = 32 * 1024 * 1024;
 /** The most segments of one package. */
 export const segmentCountMax: number = 2 ** 24;
@@ -822,7 +822,7 @@ function readUpserts(reader: ByteReader, budget: Budget, digests: Uint8Array<Arr
     entry.rdevMajor = reader.varint(deviceMajorMax, "rdev");
     entry.rdevMinor = reader.varint(deviceMinorMax, "rdev");
   }
-  readXattrs(reader, own.filter(({ inherits }) => (inherits & inheritXattrs) === 0));
+  readXattrs(reader, budget, own.filter(({ inherits }) => (inherits & inheritXattrs) === 0));
   readDigests(reader, fresh, digests);
   for (const { entry, inherits } of upserts) {
     if (inherits !== 0) continue; // Complete only once the base is known; checked then.
@@ -963,9 +963,10 @@ function readRows<T>(
   }
 }
 
-function readXattrs(reader: ByteReader, upserts: readonly PackedUpsert[]): void {
+function readXattrs(reader: ByteReader, budget: Budget, upserts: readonly PackedUpsert[]): void {
   const size = reader.varint(upserts.length, "xattrs");
   const rows: EntryXattr[][] = [];
+  const rowSizes: number[] = [];
   for (let row = 0; row < size; row++) {
     const at = reader.offset;
     const count = reader.varint(xattrCountMax, "xattrs");
@@ -977,6 +978,7 @@ function readXattrs(reader: ByteReader, upserts: readonly PackedUpsert[]): void 
       xattrs.push({ name, value });
     }
     rows.push(xattrs);
+    rowSizes.push(reader.offset - at);
   }
   let used = 0;
   for (const { entry } of upserts) {
@@ -985,6 +987,10 @@ function readXattrs(reader: ByteReader, upserts: readonly PackedUpsert[]): void 
     if (number > used + 1) throw reader.fail("xattrs", at, `row ${number} comes before row ${used + 1}`);
     used = Math.max(used, number);
     entry.xattrs = rows[number - 1] ?? [];
+    budget.left -= rowSizes[number - 1] ?? 0; // a row of a few bytes may be used by every entry
+    if (budget.left < 0) {
+      throw reader.fail("xattrs-size", at, `paths and xattrs have more than ${chunkPathsSizeMax} bytes`);
+    }
   }
   if (used < size) throw reader.fail("xattrs", reader.offset, `${size - used} rows are not used`);
 }

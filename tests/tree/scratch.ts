@@ -159,6 +159,21 @@ function setupOptions(setup: Setup): { capture: "overlay" | "scan"; profile?: "f
   return setup === "scan" ? { capture: "scan" } : { capture: "overlay", profile: setup };
 }
 
+/** A place in memory for tests that only want to be quick; /var/tmp where that cannot hold attributes. */
+export function memoryBase(): string {
+  try {
+    const probe = Deno.makeTempFileSync({ dir: "/dev/shm", prefix: "drover-tree-test-" });
+    try {
+      native.libc.setXattr(-100, pathFromText(probe), "user.probe" as BytePath, new Uint8Array(1));
+      return "/dev/shm";
+    } finally {
+      Deno.removeSync(probe);
+    }
+  } catch {
+    return "/var/tmp";
+  }
+}
+
 /** Takes off everything that is mounted at or below `dir`, the newest first. */
 export function unmountBelow(dir: string): void {
   const prefix = pathFromText(dir);
@@ -207,10 +222,33 @@ export async function plainCopy(from: string, to: string): Promise<void> {
   await run(["cp", "-a", "--sparse=always", from, to]);
 }
 
-/** What `rsync` would change to make `right` like `left`, times compared to the nanosecond. */
+/**
+ * What `rsync` would change to make `right` like `left`, times compared to the nanosecond. rsync does not see names
+ * that are linked on the right only, so the hard-link groups of both sides are compared too.
+ */
 export async function differences(left: string, right: string): Promise<string[]> {
   const said = await run(["rsync", "-aHAXnic", "--delete", "-@-1", `${left}/`, `${right}/`]);
-  return said.split("\n").filter((line) => line !== "");
+  const lines = said.split("\n").filter((line) => line !== "");
+  const [groups, others] = [await linkGroups(left), await linkGroups(right)];
+  for (const group of new Set([...groups, ...others])) {
+    if (!groups.has(group)) lines.push(`linked on the right: ${group}`);
+    if (!others.has(group)) lines.push(`linked on the left: ${group}`);
+  }
+  return lines;
+}
+
+/** The names of each file that has several in this tree. */
+async function linkGroups(dir: string): Promise<Set<string>> {
+  const said = await run(["find", dir, "-type", "f", "-links", "+1", "-printf", "%D:%i %P\\0"]);
+  const groups = new Map<string, string[]>();
+  for (const line of said.split("\0")) {
+    const at = line.indexOf(" ");
+    if (at < 0) continue;
+    const names = groups.get(line.slice(0, at)) ?? [];
+    names.push(JSON.stringify(line.slice(at + 1)));
+    groups.set(line.slice(0, at), names);
+  }
+  return new Set([...groups.values()].filter((names) => names.length > 1).map((names) => names.sort().join(" ")));
 }
 
 /** Fails with the differing paths. */
