@@ -1,6 +1,6 @@
 /**
- * Two socket calls that Deno has no name for, straight from the C library: TCP_NODELAY on a listening socket,
- * and shutdown(2) of a connection. `lib/net` takes them as its `SocketControl`.
+ * Two socket calls that Deno has no name for, straight from the C library: options of a listening socket, and
+ * shutdown(2) of a connection. `lib/net` takes them as its `SocketControl`.
  *
  * Deno shows no descriptors, so a socket is found by its addresses among the descriptors of this process. Each
  * call is a few system calls per open descriptor and never waits.
@@ -18,8 +18,11 @@ export interface SocketAddress {
 
 /** What this file offers; the same shape as `SocketControl` of `lib/net`. */
 export interface Sockets {
-  /** Sets TCP_NODELAY on the socket that listens on `local`; connections accepted from it inherit it. */
-  setNoDelay(local: SocketAddress): boolean;
+  /**
+   * Sets TCP_NODELAY and keepalive on the socket that listens on `local`; connections accepted from it inherit them. A peer
+   * that vanished without a word is given up after about a minute, and with it its hold on a tree.
+   */
+  tuneListener(local: SocketAddress): boolean;
   /** Ends the connection between `local` and `remote` in both directions, at once. */
   abort(local: SocketAddress, remote: SocketAddress): boolean;
 }
@@ -28,6 +31,11 @@ const afInet = 2;
 const afInet6 = 10;
 const ipprotoTcp = 6;
 const tcpNoDelay = 1;
+const tcpKeepIdle = 4;
+const tcpKeepInterval = 5;
+const tcpKeepCount = 6;
+const tcpUserTimeout = 18;
+const soKeepAlive = 9;
 const solSocket = 1;
 const soAcceptConn = 30;
 const shutRdwr = 2;
@@ -64,11 +72,21 @@ export function openSockets(): Sockets {
     return libc.getsockopt(descriptor, solSocket, soAcceptConn, value, size) === 0 && value[0] === 1;
   };
   return {
-    setNoDelay(local: SocketAddress): boolean {
+    tuneListener(local: SocketAddress): boolean {
       const wanted = addressText(local);
       const descriptor = find((fd) => nameOf(libc.getsockname, fd) === wanted && isListening(fd));
       if (descriptor === null) return false;
-      return libc.setsockopt(descriptor, ipprotoTcp, tcpNoDelay, new Int32Array([1]), 4) === 0;
+      const options: [level: number, name: number, value: number][] = [
+        [ipprotoTcp, tcpNoDelay, 1],
+        [solSocket, soKeepAlive, 1],
+        [ipprotoTcp, tcpKeepIdle, 30],
+        [ipprotoTcp, tcpKeepInterval, 10],
+        [ipprotoTcp, tcpKeepCount, 3],
+        [ipprotoTcp, tcpUserTimeout, 60_000],
+      ];
+      return options.every(([level, name, value]) =>
+        libc.setsockopt(descriptor, level, name, new Int32Array([value]), 4) === 0
+      );
     },
     abort(local: SocketAddress, remote: SocketAddress): boolean {
       const [near, far] = [addressText(local), addressText(remote)];

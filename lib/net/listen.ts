@@ -41,11 +41,11 @@ export interface ListenOptions {
 /** What listening with a key needs of the C library; `ffi/sockets.ts` has it. */
 export interface SocketControl {
   /**
-   * Sets TCP_NODELAY on the socket of this process that listens on `local`. Deno cannot set it on the TLS
-   * connections that it accepts, but they inherit it. Without it a side that sends two small records in two turns
+   * Sets TCP_NODELAY and keepalive on the socket of this process that listens on `local`. Deno cannot set them on the TLS
+   * connections that it accepts, but they inherit them. Without the first a side that sends two small records in two turns
    * waits up to 40 ms in between, once in each handshake.
    */
-  setNoDelay(local: Address): boolean;
+  tuneListener(local: Address): boolean;
   /**
    * Shuts the connection of this process between `local` and `remote` down. `close()` of a TLS connection in the
    * middle of its handshake leaves the socket open for as long as the other side likes.
@@ -98,7 +98,7 @@ export async function listen(options: ListenOptions): Promise<Listener> {
     );
   }
   const listener = new NodeListener(socket, addressOf(socket.addr), options);
-  if (options.key !== null) options.sockets?.setNoDelay(listener.address);
+  options.sockets?.tuneListener(listener.address);
   return listener;
 }
 

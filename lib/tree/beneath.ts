@@ -91,7 +91,11 @@ export class Beneath implements Disposable {
     let fd = this.fd;
     for (let at = 0; at < path.length;) {
       const end = path.length - at <= leapSizeMax ? path.length : path.lastIndexOf("/", at + leapSizeMax);
-      const next = this.libc.openBeneath(fd, path.slice(at, end) as BytePath, O_PATH | O_DIRECTORY | O_NOFOLLOW);
+      const next = this.libc.openBeneath(
+        fd,
+        path.slice(at, end) as BytePath,
+        O_PATH | O_DIRECTORY | O_NOFOLLOW,
+      );
       if (fd !== this.fd) this.libc.close(fd);
       fd = next;
       at = end + 1;

@@ -6,7 +6,15 @@
  */
 
 /** Longest stretch without a break, in milliseconds. */
-const stretchMsMax = 25;
+const stretchMsMax = 12;
+
+/**
+ * Gives everything that waits its turn: sockets, timers, other trees. It takes a timer: after a mere message to
+ * oneself the runtime goes on at once and looks at its sockets only every 61st time.
+ */
+export function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
 
 /** Call `due` in the loop and await `take()` when it says so. */
 export class Breath {
@@ -19,7 +27,7 @@ export class Breath {
 
   /** Gives every waiting task its turn. */
   async take(): Promise<void> {
-    await new Promise((resolve) => setTimeout(resolve, 0));
+    await pause();
     this.#since = performance.now();
   }
 }

@@ -16,6 +16,7 @@
  */
 import { type BytePath, joinPath, parentOf, pathFromBytes, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
+import { bytesEqual } from "../base/hex.ts";
 import type { Change, Entry } from "../version/entry.ts";
 import { Manifest } from "../version/manifest.ts";
 import { hasOverlayXattr, isWhiteoutDevice, opacity, overlayXattr } from "../version/whiteout.ts";
@@ -23,6 +24,7 @@ import type { FileStat, Xattr } from "../../ffi/mod.ts";
 import type { Beneath } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import type { ProgressEvent } from "./context.ts";
+import { sameXattrs } from "./metadata.ts";
 import {
   entryOf,
   Hasher,
@@ -32,6 +34,7 @@ import {
   readTarget,
   type Seen,
   stampOf,
+  statMatches,
   type Walked,
   walkTree,
 } from "./walk.ts";
@@ -41,12 +44,14 @@ export interface Captured {
   manifest: Manifest;
   /** Files whose bytes are in the directory that was captured, by hash; for an overlay the upper, not the merged view. */
   content: { digest: Uint8Array<ArrayBuffer>; path: BytePath }[];
+  /** Files whose bytes are to be had through the merged view only. */
+  outside: { digest: Uint8Array<ArrayBuffer>; path: BytePath }[];
   /** For the stat cache. */
   seen: Walked["seen"];
   /** Bytes that were read and hashed. */
   hashed: number;
   /**
-   * Names that share an inode with a name in the upper, by the overlay's index, but are not in the upper themselves. Frozen
+   * Names that are not in the upper but whose inode is, by the overlay's index: it has another name there, or had one. Frozen
    * as it is, the layer would part them.
    */
   apart: BytePath[];
@@ -73,6 +78,7 @@ export async function captureWalk(
   return {
     manifest: Manifest.build(walked.entries),
     content,
+    outside: [],
     seen: walked.seen,
     hashed: walked.hashed,
     apart: [],
@@ -98,7 +104,7 @@ export async function captureUpper(
 ): Promise<Captured> {
   const scan = new UpperScan(upper, options.base, options);
   await scan.run();
-  scan.regroupLinks(options.merged);
+  scan.regroupLinks(options.merged, options.index);
   const changes: Change[] = [];
   for (const path of [...scan.view.keys()].sort()) {
     const before = options.base.get(path);
@@ -109,6 +115,7 @@ export async function captureUpper(
   return {
     manifest: options.base.apply(changes),
     content: scan.content,
+    outside: scan.outside,
     seen: scan.seen,
     hashed: scan.hashed,
     apart: scan.apart,
@@ -119,6 +126,7 @@ export async function captureUpper(
 class UpperScan {
   readonly view = new Map<BytePath, Entry | null>();
   readonly content: Captured["content"] = [];
+  readonly outside: Captured["outside"] = [];
   readonly seen: Walked["seen"] = [];
   readonly apart: BytePath[] = [];
   hashed = 0;
@@ -255,7 +263,7 @@ class UpperScan {
   }
 
   /** Works out anew every hard-link group of which a name was touched. */
-  regroupLinks(merged: Beneath | null): void {
+  regroupLinks(merged: Beneath | null, index: boolean): void {
     const members = this.#groupMembers();
     const groups = new Map<string, BytePath[]>();
     for (const { path, fallback } of members) {
@@ -267,16 +275,41 @@ class UpperScan {
     }
     const inUpper = new Set(this.#linked.map(({ path }) => path));
     for (const group of groups.values()) {
-      if (group.some((path) => inUpper.has(path))) {
-        this.apart.push(...group.filter((path) => !inUpper.has(path)));
-      }
       group.sort();
       const [leader, ...others] = group;
       if (leader === undefined) continue;
-      const full = this.#fullEntry(group, inUpper);
+      const isThere = group.some((path) => inUpper.has(path));
+      let full = this.#fullEntry(group, inUpper);
+      if (isThere) this.apart.push(...group.filter((path) => !inUpper.has(path)));
+      else if (merged !== null && index) {
+        const now = this.#throughIndex(merged, leader, full);
+        if (now !== full) this.apart.push(...group);
+        if (now !== full && now.digest !== null) this.outside.push({ digest: now.digest, path: leader });
+        full = now;
+      }
       this.view.set(leader, { ...full, path: leader });
       for (const path of others) this.view.set(path, linkEntry(path, leader));
     }
+  }
+
+  /**
+   * What a group shows of which no name is in the upper. The name under which it was written may be gone again; then only the
+   * index has its content, and nothing but the merged view tells. Returns `full` where that is what it shows.
+   */
+  #throughIndex(merged: Beneath, path: BytePath, full: Entry): Entry {
+    const found = merged.stat(path);
+    if (found === null) return full;
+    let stat = found;
+    let digest = this.#options.seen.get(path)?.digest ?? null;
+    if (digest === null || this.#options.seen.get(path)?.stamp !== stampOf(found)) {
+      ({ digest, stat } = this.#hasher.stable(merged, path));
+      this.hashed += stat.size;
+      if (!isRacy(stat, this.#options.now())) this.seen.push({ path, stamp: stampOf(stat), digest });
+    }
+    const now = entryOf(path, stat, ownXattrs(merged.xattrs(path)), digest, rootPath);
+    const same = statMatches(stat, full) && full.digest !== null && bytesEqual(digest, full.digest) &&
+      sameXattrs(now.xattrs, full.xattrs);
+    return same ? full : now;
   }
 
   /** Paths that are there now and may share an inode, with what tells them apart when the tree is not mounted. */

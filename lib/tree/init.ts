@@ -291,6 +291,8 @@ async function buildPlain(tree: Tree, captured: Captured): Promise<void> {
   tree.sweepLayers();
   using upper = Beneath.open(libc, store.layerPath(store.pointers.upper));
   for (const { digest, path } of captured.content) tree.content.offer(digest, upper, path);
+  using merged = Beneath.open(libc, store.setup.dir);
+  for (const { digest, path } of captured.outside) tree.content.offer(digest, merged, path);
   const layer = store.newLayer();
   const changes = diffManifests(Manifest.empty, captured.manifest);
   await tree.buildLayer(layer, {

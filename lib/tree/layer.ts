@@ -16,11 +16,11 @@ import type { Change, Entry } from "../version/entry.ts";
 import type { Manifest } from "../version/manifest.ts";
 import { hasOverlayXattr, overlayXattrNames } from "../version/whiteout.ts";
 import type { Libc } from "../../ffi/mod.ts";
-import { type Beneath, errorCode, isMissing } from "./beneath.ts";
+import { type Beneath, errorCode } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import type { FoundContent } from "./content.ts";
 import { applyMetadata, sameXattrs } from "./metadata.ts";
-import { O_NOFOLLOW, O_RDWR } from "./posix.ts";
+import { O_CREAT, O_NOFOLLOW, O_RDWR, O_TRUNC } from "./posix.ts";
 import { ownXattrs, statMatches } from "./walk.ts";
 
 const opaqueValue = new Uint8Array([0x79]); // "y"
@@ -76,16 +76,11 @@ export class LayerBuilder {
     }
   }
 
-  /** Opens a file's place for writing: a new file, or with `again` one whose earlier pieces are there. */
-  create(entry: Entry, again = false): number {
-    if (again) {
-      try {
-        return this.root.open(entry.path, O_RDWR | O_NOFOLLOW);
-      } catch (error) {
-        if (!isMissing(error)) throw error;
-      }
-    }
-    return this.root.create(entry.path);
+  /** Opens a file's place for writing: emptied, or with `more` as the earlier pieces left it. */
+  create(entry: Entry, more = false): number {
+    const { fd, name } = this.root.place(entry.path);
+    const flags = O_RDWR | O_CREAT | O_NOFOLLOW | (more ? 0 : O_TRUNC);
+    return this.#libc.openBeneath(fd, name, flags, 0o600);
   }
 
   /** Gives a written file its metadata. */

@@ -29,7 +29,9 @@ export function applyMetadata(
   if (libc.stat(fd, name)?.mtimeSeconds === entry.mtimeSeconds) return;
   throw new DroverError(
     "unsupported",
-    `Cannot set the mtime of "${pathToText(entry.path)}": this file system cannot hold ${entry.mtimeSeconds} s`,
+    `Cannot set the mtime of "${
+      pathToText(entry.path)
+    }": this file system cannot hold ${entry.mtimeSeconds} s`,
   );
 }
 

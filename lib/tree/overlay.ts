@@ -15,7 +15,7 @@ import { type BytePath, joinPath, pathFromBytes, pathToText } from "../base/path
 import { DroverError } from "../base/errors.ts";
 import type { Libc } from "../../ffi/mod.ts";
 import { errorCode } from "./beneath.ts";
-import type { Store } from "./store.ts";
+import type { Store, TreeSetup } from "./store.ts";
 
 /** An overlay that stands on a directory. */
 export interface Mounted {
@@ -94,6 +94,11 @@ export function makeUpper(libc: Libc, store: Store, upper: number): void {
   if (libc.stat(at, work) === null) libc.mkdir(at, work, 0o700);
 }
 
+/** Whether the tree is mounted with redirect_dir, metacopy and index. */
+export function hasIndex(setup: TreeSetup): boolean {
+  return setup.capture === "overlay" && setup.profile === "fast" && !setup.userxattr;
+}
+
 /**
  * Mounts the stack of the store's pointers on the tree's directory, and takes off what was there of ours.
  *
@@ -109,7 +114,7 @@ export function showStack(libc: Libc, store: Store, log?: (line: string) => void
     );
   }
   const lower = [...base.stack].reverse().map((layer) => store.layerPath(layer));
-  const fast = setup.profile === "fast" && !setup.userxattr;
+  const fast = hasIndex(setup);
   const options = {
     lower,
     upper: store.layerPath(pointers.upper),

@@ -178,12 +178,18 @@ const codes: ReadonlySet<string> = new Set<DroverCode>([
 export function remoteError(body: Uint8Array, peer: string): DroverError {
   const fields = new Fields(body, "error");
   const code = fields.text("code", 64);
-  const message = fields.text("message", 65_536);
+  const message = printable(fields.text("message", 65_536));
   const hint = fields.optionalText("hint", 65_536);
   return new DroverError(codes.has(code) ? code as DroverCode : "protocol", `${peer} refused: ${message}`, {
-    ...hint === undefined ? {} : { hint },
+    ...hint === undefined ? {} : { hint: printable(hint) },
     details: fields.record("details"),
   });
+}
+
+/** A peer's words go to a terminal: without its control characters. */
+function printable(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }
 
 /** Reads a HELLO. */

@@ -460,7 +460,9 @@ export async function receiveFrom(
         decodeNothing(record.body);
         return null;
       case recordType.manifestRequest:
-        if (answered) throw new DroverError("protocol", "Cannot answer: the manifest was wanted and sent before");
+        if (answered) {
+          throw new DroverError("protocol", "Cannot answer: the manifest was wanted and sent before");
+        }
         answered = true;
         await sendManifest(channel, tree, new TextDecoder().decode(record.body));
         break;

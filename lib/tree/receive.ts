@@ -113,18 +113,26 @@ export async function receivePackage(
       `Cannot take what ${channel.peer} sends: it wants "${tree.name}" to give its history up, which nobody asked for`,
     );
   }
+  const before = tree.store.pointers.head;
   try {
     const receiver = await PackageReceiver.begin(channel, tree, allow, offer);
     return await receiver.run();
   } catch (error) {
     // What is wrong in itself must not be taken up again.
     if (error instanceof DroverError && ["format", "corrupt"].includes(error.code)) dropStaging(tree);
-    if (!isFull(error)) throw error;
+    const { head, pending } = tree.store.pointers;
+    const recorded = head !== before || pending !== null;
+    const full = isFull(error) || error instanceof DroverError && error.code === "no-space" && recorded;
+    if (!full) throw error;
     throw new DroverError(
       "no-space",
-      `Cannot receive into "${tree.name}": the file system is full; nothing was changed`,
+      `Cannot receive into "${tree.name}": the file system is full; ${
+        recorded ? "the version is recorded, its files are not all in place" : "nothing was changed"
+      }`,
       {
-        hint: "make room and push again: what was received is kept",
+        hint: recorded
+          ? "make room there and push again, which puts the rest in place"
+          : "make room and push again: what was received is kept",
         cause: error,
       },
     );
@@ -155,7 +163,11 @@ class PackageReceiver {
     // A version that is known here is not in the package, but what comes must be its content all the same.
     const root = tree.store.version(metadata.to)?.root ?? metadata.versions.at(-1)?.root;
     if (root !== this.#after.root()) {
-      throw new FormatError("package.base.root", -1, `Cannot use the package: its result is not version "${metadata.to}"`);
+      throw new FormatError(
+        "package.base.root",
+        -1,
+        `Cannot use the package: its result is not version "${metadata.to}"`,
+      );
     }
     this.#changes = diffManifests(this.#before, this.#after);
     this.#ledger = new PieceLedger(metadata.upserts);
@@ -476,7 +488,7 @@ class LayerSink implements Sink {
   }
 
   empty(entry: Entry): void {
-    this.#tree.libc.close(this.#builder.create(entry, true));
+    this.#tree.libc.close(this.#builder.create(entry));
     this.#builder.close(entry);
   }
 
@@ -497,9 +509,7 @@ class LayerSink implements Sink {
   }
 
   open(entry: Entry, _upsert: number, piece: Piece): number {
-    const fd = this.#builder.create(entry, true);
-    if (piece.length === entry.size) this.#tree.libc.ftruncate(fd, 0);
-    return fd;
+    return this.#builder.create(entry, piece.length !== entry.size);
   }
 
   written(fd: number): void {

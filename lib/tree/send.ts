@@ -39,6 +39,7 @@ import {
   SegmentEncoder,
 } from "../version/segment.ts";
 import { chooseBases, readSlice } from "./bases.ts";
+import { pause } from "./breath.ts";
 import { SEEK_DATA, SEEK_HOLE } from "./posix.ts";
 import { decodeDone, decodeReady, type Done, encodeMessage, recordType, remoteError } from "./protocol.ts";
 import type { Tree } from "./tree.ts";
@@ -49,11 +50,21 @@ const inFlightMax = 3;
 /** Compression follows the bottleneck: up a step while segments wait for the wire, down while the wire waits for them. */
 const levels = [3, 4, 5, 6, 7, 9];
 const levelStart = 6;
+/** A package this small is over before the bottleneck shows; then time counts more than the last per cent. */
+const smallPackage = 32 << 20;
+const smallLevel = 4;
 const metadataLevel = 9;
 
 /** Cost of a segment, smaller for a small package so that its parts overlap too. */
-const segmentCostMin = 2 << 20;
+const segmentCostMin = 1 << 20;
 const segmentCostMax = 8 << 20;
+
+/** A segment on its way: encoded, with the bytes of its reference prefix and the digest of its meaning. */
+interface EncodedSegment {
+  segment: RawSegment;
+  prefix: Uint8Array;
+  digest: Uint8Array;
+}
 
 /** What is to be sent. */
 export interface SendPlan {
@@ -110,8 +121,9 @@ class Sender {
     const upserts = chooseBases(this.#tree, changes, base, plan.mode);
     const total = upserts.reduce((sum, { entry, sameContent }) => sum + (sameContent ? 0 : entry.size), 0);
     const segments = planSegments(upserts, {
-      costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 8)),
+      costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 16)),
     });
+    if (total < smallPackage) this.#levelAt = levels.indexOf(smallLevel);
     const metadata: PackageMetadata = {
       mode: plan.mode,
       from: plan.from?.id ?? null,
@@ -133,9 +145,7 @@ class Sender {
       const digest = chunkDigests[at] ?? new Uint8Array();
       await this.#send(recordType.metadata, encodeMetadataBody({ columns, digests: chunk.digests, digest }));
     }
-    const ready = decodeReady((await this.#replies.next(recordType.ready)).body);
-    const have = new Map(ready.have.map(({ index, digest }) => [index, digest]));
-    const digests = await this.#sendSegments(segments, upserts, base, have);
+    const { digests, resumed } = await this.#sendSegments(segments, upserts, base);
     const digest = packageDigest(chunkDigests, digests);
     const trailer = encodeTrailerBody({
       segmentCount: segments.length,
@@ -153,74 +163,90 @@ class Sender {
       entries: changes.length,
       packSeconds: this.#packMs / 1000,
       sendSeconds: this.#sendMs / 1000,
-      resumedSegments: have.size,
+      resumedSegments: resumed,
     };
   }
 
+  /** Sends every segment that the receiver does not have; returns the digests of all. */
   async #sendSegments(
     segments: readonly Piece[][],
     upserts: readonly Upsert[],
     base: Manifest,
-    have: ReadonlyMap<number, string>,
-  ): Promise<Uint8Array[]> {
+  ): Promise<{ digests: Uint8Array[]; resumed: number }> {
+    const prefixes = this.#plan.mode === "delta" ? new PrefixChooser(base, upserts) : null;
+    const encode = (index: number): EncodedSegment => {
+      const started = performance.now();
+      const pieces = segments[index] ?? [];
+      const slices = prefixes?.choose(pieces, upserts) ?? [];
+      const encoded = this.#reader.encode(index, pieces, upserts, base, slices);
+      this.#packMs += performance.now() - started;
+      return { ...encoded, digest: segmentDigest(encoded.segment) };
+    };
+    // The receiver is still making directories: the first segment is packed meanwhile, though it may have it already.
+    const first = segments.length > 0 ? this.#compress(encode(0)) : null;
+    const ready = decodeReady((await this.#replies.next(recordType.ready)).body);
+    const have = new Map(ready.have.map(({ index, digest }) => [index, digest]));
+    const sizes = segments.map((pieces) => pieces.reduce((bytes, { length }) => bytes + length, 0));
+    const total = sizes.reduce((sum, size) => sum + size, 0);
     const digests: Uint8Array[] = [];
     const flying: Promise<void>[] = [];
-    const total = segments.reduce(
-      (sum, pieces) => sum + pieces.reduce((bytes, { length }) => bytes + length, 0),
-      0,
-    );
-    let done = 0;
     let order = Promise.resolve();
     let failure: unknown = null;
-    const prefixes = this.#plan.mode === "delta" ? new PrefixChooser(base, upserts) : null;
-    for (const [index, pieces] of segments.entries()) {
+    let done = 0;
+    for (const [index, size] of sizes.entries()) {
       const known = have.get(index);
       if (known !== undefined) digests.push(fromHex(known));
       else {
-        const started = performance.now();
-        const slices = prefixes?.choose(pieces, upserts) ?? [];
-        const { segment, prefix } = this.#reader.encode(index, pieces, upserts, base, slices);
-        digests.push(segmentDigest(segment));
-        this.#packMs += performance.now() - started;
-        const packed = this.#pack(segment, prefix);
-        packed.catch(() => {}); // awaited below, in order
+        const packed = index === 0 && first !== null ? first : this.#compress(encode(index));
+        digests.push(packed.digest);
         order = order.then(async () => {
-          if (failure !== null) return;
-          const waiting = performance.now();
-          const { body } = await packed;
-          const sending = performance.now();
-          await this.#send(recordType.segment, body);
-          const wireIsSlower = performance.now() - sending > sending - waiting;
-          this.#levelAt = Math.max(0, Math.min(levels.length - 1, this.#levelAt + (wireIsSlower ? 1 : -1)));
+          if (failure === null) await this.#sendPacked(packed.body);
         }).catch((error) => {
           failure ??= error;
         });
         flying.push(order);
-        if (flying.length >= inFlightMax) {
-          const waiting = performance.now();
-          await flying.shift();
-          this.#sendMs += performance.now() - waiting;
-        } else await new Promise((resolve) => setTimeout(resolve, 0));
+        if (flying.length >= inFlightMax) await this.#waiting(() => flying.shift());
+        else await pause();
       }
       if (failure !== null) break;
       this.#replies.check();
-      done += pieces.reduce((bytes, { length }) => bytes + length, 0);
+      done += size;
       this.#tree.context.progress?.({ phase: "send", done, total, unit: "bytes" });
     }
-    const waiting = performance.now();
-    await order;
-    this.#sendMs += performance.now() - waiting;
+    await this.#waiting(() => order);
     if (failure !== null) throw await this.#replies.reason(failure);
-    return digests;
+    return { digests, resumed: have.size };
   }
 
-  async #pack(segment: RawSegment, prefix: Uint8Array): Promise<{ body: Uint8Array }> {
-    const level = levels[this.#levelAt] ?? levelStart;
+  #compress({ segment, prefix, digest }: EncodedSegment): { digest: Uint8Array; body: Promise<Uint8Array> } {
+    const body = this.#pack(segment, prefix);
+    body.catch(() => {}); // whoever sends it hears of it
+    return { digest, body };
+  }
+
+  async #waiting(wait: () => Promise<void> | undefined): Promise<void> {
+    const started = performance.now();
+    await wait();
+    this.#sendMs += performance.now() - started;
+  }
+
+  /** Sends a segment, and sees whether the wire or the compression was the slower one. */
+  async #sendPacked(packed: Promise<Uint8Array>): Promise<void> {
+    const waiting = performance.now();
+    const body = await packed;
+    const sending = performance.now();
+    await this.#send(recordType.segment, body);
+    const wireIsSlower = performance.now() - sending > sending - waiting;
+    this.#levelAt = Math.max(0, Math.min(levels.length - 1, this.#levelAt + (wireIsSlower ? 1 : -1)));
+  }
+
+  async #pack(segment: RawSegment, prefix: Uint8Array): Promise<Uint8Array> {
+    const level = levels[this.#levelAt] ?? levels[0] ?? 3;
     const [ops, literals] = await Promise.all([
       this.#part(segment.ops, level, null),
       this.#part(segment.literals, level, prefix.length === 0 ? null : prefix),
     ]);
-    return encodeSegmentBody(segment, { ops, literals });
+    return encodeSegmentBody(segment, { ops, literals }).body;
   }
 
   async #part(raw: Uint8Array<ArrayBuffer>, level: number, prefix: Uint8Array | null): Promise<Part> {

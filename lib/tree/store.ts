@@ -26,7 +26,7 @@ import type { VersionInfo } from "../version/entry.ts";
 import type { Libc, Native } from "../../ffi/mod.ts";
 import type { Capture, Profile } from "./context.ts";
 import { AT_FDCWD, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } from "./posix.ts";
-import { Beneath, isMissing } from "./beneath.ts";
+import { Beneath, isFull, isMissing } from "./beneath.ts";
 
 const formatVersion = 1;
 
@@ -88,6 +88,9 @@ const schema = `
   CREATE TABLE seen (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
 `;
 
+/** What SQLite needs at least for its files. */
+const roomMin = 131_072;
+
 const folders: readonly string[] = ["manifests", "layers", "work", "objects", "staging"];
 
 /** An open state directory. */
@@ -123,7 +126,8 @@ export class Store implements Disposable {
       for (const name of folders) libc.mkdir(AT_FDCWD, joinPath(path, name as BytePath), 0o700);
       const db = new DatabaseSync(`${file}.new`);
       try {
-        db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
+        // Not yet with a write-ahead log: it would be a second file that has to get the new name.
+        db.exec("PRAGMA synchronous = FULL;");
         db.exec("BEGIN");
         db.exec(schema);
         const meta = {
@@ -152,7 +156,7 @@ export class Store implements Disposable {
       return store;
     } catch (error) {
       libc.close(lock);
-      throw error;
+      throw explained(libc, path, error);
     }
   }
 
@@ -192,10 +196,16 @@ export class Store implements Disposable {
     if (!fs.existsSync(file)) {
       throw new DroverError("not-a-tree", `Cannot open tree state "${pathToText(path)}": no tree.db there`);
     }
-    const db = new DatabaseSync(file);
-    db.exec("PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL;");
-    const store = new Store(native, path, db);
-    const format = store.#meta("format");
+    let store: Store;
+    let format: string | null;
+    try {
+      const db = new DatabaseSync(file);
+      store = new Store(native, path, db);
+      db.exec("PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
+      format = store.#meta("format");
+    } catch (error) {
+      throw explained(native.libc, path, error);
+    }
     if (format !== `${formatVersion}`) {
       store[Symbol.dispose]();
       throw new DroverError(
@@ -277,7 +287,7 @@ export class Store implements Disposable {
       } catch {
         // SQLite has done it by itself: a full disk ends the transaction
       }
-      throw error;
+      throw explained(this.#libc, this.path, error);
     }
   }
 
@@ -515,7 +525,11 @@ export class Store implements Disposable {
   }
 
   #setMeta(key: string, value: string | null): void {
-    this.#prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)").run(key, value);
+    try {
+      this.#prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)").run(key, value);
+    } catch (error) {
+      throw explained(this.#libc, this.path, error);
+    }
   }
 
   #prepare(sql: string): StatementSync {
@@ -523,6 +537,19 @@ export class Store implements Disposable {
     if (statement === undefined) this.#statements.set(sql, statement = this.#db.prepare(sql));
     return statement;
   }
+}
+
+/** What SQLite calls an I/O error where there is no room for its files, or none to open them, is said in those words. */
+function explained(libc: Libc, state: BytePath, error: unknown): unknown {
+  if (!(error instanceof Error) || !("code" in error) || error.code !== "ERR_SQLITE_ERROR") return error;
+  const fd = libc.open(AT_FDCWD, state, O_RDONLY);
+  const { available } = libc.statfs(fd);
+  libc.close(fd);
+  if (!isFull(error) && available >= roomMin) return error;
+  return new DroverError("no-space", `Cannot write to "${pathToText(state)}": the file system is full`, {
+    hint: "make room and try again",
+    cause: error,
+  });
 }
 
 /** The locked descriptor of a state directory's lock, or -1 while somebody else has it. */

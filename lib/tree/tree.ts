@@ -21,7 +21,7 @@ import { Content, copyWithHoles, objectPath } from "./content.ts";
 import type { Capture, Profile, TreeContext } from "./context.ts";
 import { LayerBuilder } from "./layer.ts";
 import { applyMetadata } from "./metadata.ts";
-import { makeUpper, mountedLayers, mountedUpper, showStack, writersOf } from "./overlay.ts";
+import { hasIndex, makeUpper, mountedLayers, mountedUpper, showStack, writersOf } from "./overlay.ts";
 import { applyPlain, type PlainPlan, preparePlain } from "./plain.ts";
 import { AT_FDCWD, O_RDONLY, O_RDWR } from "./posix.ts";
 import { objectLayer, Store, type StoredVersion } from "./store.ts";
@@ -286,7 +286,7 @@ export class Tree implements AsyncDisposable {
     const { setup, pointers } = this.store;
     if (pointers.head === null && setup.capture === "overlay") {
       // Made for a version that has not come yet: there is nothing to look at.
-      const captured = { manifest: Manifest.empty, content: [], seen: [], hashed: 0, apart: [] };
+      const captured = { manifest: Manifest.empty, content: [], outside: [], seen: [], hashed: 0, apart: [] };
       return { captured, head: Manifest.empty, changes: [] };
     }
     const head = this.store.manifestOf(pointers.head);
@@ -300,7 +300,7 @@ export class Tree implements AsyncDisposable {
       using upper = Beneath.open(this.libc, this.store.layerPath(pointers.upper));
       const base = pointers.base === pointers.head ? head : this.store.manifestOf(pointers.base);
       using merged = this.mounted ? Beneath.open(this.libc, setup.dir) : null;
-      captured = await captureUpper(upper, { ...common, base, merged });
+      captured = await captureUpper(upper, { ...common, base, merged, index: hasIndex(setup) });
     }
     return { captured, head, changes: diffManifests(head, captured.manifest) };
   }
@@ -385,9 +385,9 @@ export class Tree implements AsyncDisposable {
     let switched = false;
     try {
       let live = await this.live();
-      if (quiet && live.captured.apart.length > 0) {
+      if (live.captured.apart.length > 0) {
         this.#joinLinks(live.captured.apart);
-        quiet = this.libc.remount(setup.dir, true);
+        quiet &&= this.libc.remount(setup.dir, true);
         live = await this.live();
       }
       const parent = this.store.pointers.head;
@@ -435,7 +435,7 @@ export class Tree implements AsyncDisposable {
    * work in lower layers.
    */
   #joinLinks(paths: readonly BytePath[]): void {
-    this.libc.remount(this.store.setup.dir, false);
+    if (mountedUpper(this.store)?.readOnly === true) this.libc.remount(this.store.setup.dir, false);
     using merged = Beneath.open(this.libc, this.store.setup.dir);
     for (const path of paths) {
       const stat = merged.stat(path);
@@ -452,14 +452,43 @@ export class Tree implements AsyncDisposable {
     this.store.writeManifest(captured.manifest);
     const upper = this.newUpper(captured.manifest);
     await this.flush(pointers.upper);
-    this.store.transaction(() => {
-      this.store.addVersion({ ...version, stack: [...below, pointers.upper] });
+    this.#switchTo({ ...version, stack: [...below, pointers.upper] }, upper, () => {
       this.store.addContent(captured.content.map((found) => ({ ...found, layer: pointers.upper })));
-      this.store.clearSeen();
-      this.store.setNote("switching", "1");
-      this.store.setPointers({ head: version.id, base: version.id, upper });
     });
-    this.showCurrent();
+  }
+
+  /** The one transaction that makes a version of an overlay tree current, and the mount; takes it back where that cannot be. */
+  #switchTo(version: StoredVersion, upper: number, more: () => void): void {
+    const { store } = this;
+    const before = store.pointers;
+    const staging = store.note("staging");
+    const stack = store.version(version.id)?.stack ?? null;
+    store.transaction(() => {
+      more();
+      store.addVersion(version);
+      store.clearSeen();
+      store.setNote("staging", null);
+      store.setNote("switching", "1");
+      store.setPointers({ head: version.id, base: version.id, upper });
+    });
+    try {
+      this.showCurrent();
+    } catch (error) {
+      store.transaction(() => {
+        const layer = version.stack?.at(-1);
+        if (stack === null && layer !== undefined) store.dropLayerContent(layer);
+        store.setStack(version.id, stack);
+        store.setNote("staging", staging);
+        if (before.head === null) store.setNote("switching", null);
+        store.setPointers(before);
+      });
+      try {
+        if (before.head !== null) this.showCurrent();
+      } catch {
+        // the note stays, so the next command tries again
+      }
+      throw error;
+    }
   }
 
   /**
@@ -670,16 +699,10 @@ export class Tree implements AsyncDisposable {
     }
     const upper = this.newUpper(after);
     await this.flush(upper);
-    this.store.transaction(() => {
+    this.#switchTo(version, upper, () => {
       for (const known of history) this.store.addVersion(known);
-      this.store.addVersion(version);
       this.store.addContent(content);
-      this.store.clearSeen();
-      this.store.setNote("staging", null);
-      this.store.setNote("switching", "1");
-      this.store.setPointers({ head: version.id, base: version.id, upper });
     });
-    this.showCurrent();
     if (pointers.upper >= 0 && !this.#isInStack(pointers.upper)) this.removeLayer(pointers.upper);
   }
 

@@ -40,7 +40,7 @@ Deno.test("abort() says when there is no such connection", () => {
   assert.equal(sockets.abort({ host: "127.0.0.1", port: 1 }, { host: "127.0.0.1", port: 2 }), false);
 });
 
-Deno.test("setNoDelay() finds listening sockets only", () => {
+Deno.test("tuneListener() finds listening sockets only", () => {
   for (const hostname of ["127.0.0.1", "::1", "::", "0.0.0.0"]) {
     let listener: Deno.TcpListener;
     try {
@@ -49,8 +49,8 @@ Deno.test("setNoDelay() finds listening sockets only", () => {
       continue; // no IPv6 here
     }
     const local = addressOf(listener.addr);
-    assert.equal(sockets.setNoDelay(local), true, hostname);
+    assert.equal(sockets.tuneListener(local), true, hostname);
     listener.close();
-    assert.equal(sockets.setNoDelay(local), false, hostname);
+    assert.equal(sockets.tuneListener(local), false, hostname);
   }
 });
