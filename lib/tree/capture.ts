@@ -28,13 +28,15 @@ import { sameXattrs } from "./metadata.ts";
 import {
   entryOf,
   Hasher,
-  isRacy,
   linkEntry,
   ownXattrs,
+  present,
   readTarget,
   type Seen,
+  Settled,
   stampOf,
   statMatches,
+  visitNow,
   type Walked,
   walkTree,
 } from "./walk.ts";
@@ -61,6 +63,8 @@ export interface Captured {
 export interface CaptureOptions {
   now: () => number;
   seen: ReadonlyMap<BytePath, Seen>;
+  /** Flushes what programs wrote through memory maps; without it nobody can be writing. */
+  flush?: (() => Promise<void>) | undefined;
   progress?: ((event: ProgressEvent) => void) | undefined;
 }
 
@@ -99,12 +103,14 @@ export async function captureUpper(
     base: Manifest;
     /** The mounted tree; null when it is not mounted (hard links are then told from the upper alone). */
     merged: Beneath | null;
+    /** It is mounted with the inode index. */
+    index: boolean;
     owners: boolean;
   },
 ): Promise<Captured> {
   const scan = new UpperScan(upper, options.base, options);
   await scan.run();
-  scan.regroupLinks(options.merged, options.index);
+  await scan.regroupLinks(options.merged, options.index);
   const changes: Change[] = [];
   for (const path of [...scan.view.keys()].sort()) {
     const before = options.base.get(path);
@@ -134,6 +140,7 @@ class UpperScan {
   readonly #base: Manifest;
   readonly #options: CaptureOptions;
   readonly #hasher: Hasher;
+  readonly #settled: Settled;
   readonly #breath = new Breath();
   /** Entries that a redirected directory brought along: where they are now, and where `base` has them. */
   readonly #movedFrom = new Map<BytePath, BytePath>();
@@ -145,6 +152,7 @@ class UpperScan {
     this.#base = base;
     this.#options = options;
     this.#hasher = new Hasher(upper.libc);
+    this.#settled = new Settled(options);
   }
 
   async run(): Promise<void> {
@@ -153,25 +161,22 @@ class UpperScan {
     // `below` is where the version below has what this directory shows; null when it shows nothing of it.
     const pending: { path: BytePath; below: BytePath | null }[] = [{ path: rootPath, below: rootPath }];
     for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
-      for (const found of this.#upper.list(next.path)) {
+      const list = present(() => this.#upper.list(next.path));
+      if (list === null) this.#remove(next.path, next.below);
+      for (const found of list ?? []) {
         const path = joinPath(next.path, found.name);
         const below = next.below === null ? null : joinPath(next.below, found.name);
         if (this.#breath.due) {
           this.#options.progress?.({ phase: "capture", done: this.view.size, total: 0, unit: "entries" });
           await this.#breath.take();
         }
-        if (isWhiteoutDevice(found)) {
-          this.#remove(path, below);
-          continue;
-        }
-        const xattrs = this.#upper.xattrs(path);
-        if (found.kind === "file" && found.size === 0 && hasOverlayXattr(xattrs, "whiteout")) {
-          this.#remove(path, below);
-        } else if (found.kind === "directory") {
-          pending.push({ path, below: this.#directory(path, below, found, xattrs) });
-        } else {
-          this.#leaf(path, below, found, xattrs);
-        }
+        const isThere = await visitNow(this.#upper, path, found, async (now) => {
+          if (now.kind === "directory") {
+            const xattrs = this.#upper.xattrs(path);
+            pending.push({ path, below: this.#directory(path, below, now, xattrs) });
+          } else await this.#leaf(path, below, now);
+        });
+        if (!isThere) this.#remove(path, below);
       }
     }
   }
@@ -192,8 +197,11 @@ class UpperScan {
   }
 
   /** Everything that is no directory. */
-  #leaf(path: BytePath, below: BytePath | null, found: FileStat, xattrs: Xattr[]): void {
+  async #leaf(path: BytePath, below: BytePath | null, found: FileStat): Promise<void> {
     this.#remove(path, below);
+    if (isWhiteoutDevice(found)) return;
+    const xattrs = this.#upper.xattrs(path);
+    if (found.kind === "file" && found.size === 0 && hasOverlayXattr(xattrs, "whiteout")) return;
     let stat = found;
     let digest: Uint8Array<ArrayBuffer> | null = null;
     if (found.kind === "file") {
@@ -202,9 +210,10 @@ class UpperScan {
         const known = this.#options.seen.get(path);
         if (known !== undefined && known.stamp === stampOf(found)) digest = known.digest;
         else {
+          await this.#settled.begin();
           ({ digest, stat } = this.#hasher.stable(this.#upper, path));
           this.hashed += stat.size;
-          if (!isRacy(stat, this.#options.now())) this.seen.push({ path, stamp: stampOf(stat), digest });
+          if (this.#settled.vouches(stat)) this.seen.push({ path, stamp: stampOf(stat), digest });
         }
         this.content.push({ digest, path });
       }
@@ -263,7 +272,7 @@ class UpperScan {
   }
 
   /** Works out anew every hard-link group of which a name was touched. */
-  regroupLinks(merged: Beneath | null, index: boolean): void {
+  async regroupLinks(merged: Beneath | null, index: boolean): Promise<void> {
     const members = this.#groupMembers();
     const groups = new Map<string, BytePath[]>();
     for (const { path, fallback } of members) {
@@ -282,7 +291,7 @@ class UpperScan {
       let full = this.#fullEntry(group, inUpper);
       if (isThere) this.apart.push(...group.filter((path) => !inUpper.has(path)));
       else if (merged !== null && index) {
-        const now = this.#throughIndex(merged, leader, full);
+        const now = await this.#throughIndex(merged, leader, full);
         if (now !== full) this.apart.push(...group);
         if (now !== full && now.digest !== null) this.outside.push({ digest: now.digest, path: leader });
         full = now;
@@ -296,15 +305,16 @@ class UpperScan {
    * What a group shows of which no name is in the upper. The name under which it was written may be gone again; then only the
    * index has its content, and nothing but the merged view tells. Returns `full` where that is what it shows.
    */
-  #throughIndex(merged: Beneath, path: BytePath, full: Entry): Entry {
+  async #throughIndex(merged: Beneath, path: BytePath, full: Entry): Promise<Entry> {
     const found = merged.stat(path);
     if (found === null) return full;
     let stat = found;
     let digest = this.#options.seen.get(path)?.digest ?? null;
     if (digest === null || this.#options.seen.get(path)?.stamp !== stampOf(found)) {
+      await this.#settled.begin();
       ({ digest, stat } = this.#hasher.stable(merged, path));
       this.hashed += stat.size;
-      if (!isRacy(stat, this.#options.now())) this.seen.push({ path, stamp: stampOf(stat), digest });
+      if (this.#settled.vouches(stat)) this.seen.push({ path, stamp: stampOf(stat), digest });
     }
     const now = entryOf(path, stat, ownXattrs(merged.xattrs(path)), digest, rootPath);
     const same = statMatches(stat, full) && full.digest !== null && bytesEqual(digest, full.digest) &&

@@ -73,13 +73,12 @@ async function squash(tree: Tree, kept: readonly StoredVersion[], dropped: reado
     let places: { digest: Uint8Array; layer: number; path: BytePath }[] = [];
     if (below.length > 1) {
       merged = store.newLayer();
-      places = await tree.buildLayer(merged, {
+      ({ places } = await tree.buildLayer(merged, {
         before: Manifest.empty,
         after: manifest,
         changes: diffManifests(Manifest.empty, manifest),
-        check: false,
         share: (layer) => layer !== null && below.includes(layer) && !stays.has(layer),
-      });
+      }));
     }
     const upper = tree.newUpper(live.captured.manifest);
     await tree.flush(upper);

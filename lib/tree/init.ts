@@ -18,14 +18,15 @@ import { DroverError } from "../base/errors.ts";
 import { diffManifests } from "../version/diff.ts";
 import { versionId } from "../version/history.ts";
 import { Manifest } from "../version/manifest.ts";
+import type { Libc } from "../../ffi/mod.ts";
 import { Beneath, errorCode } from "./beneath.ts";
 import type { Captured } from "./capture.ts";
 import type { Capture, Profile, TreeContext } from "./context.ts";
 import { absolutePath, findTree } from "./locate.ts";
-import { mountsOn, showStack, writersOf } from "./overlay.ts";
-import { AT_FDCWD, RENAME_NOREPLACE } from "./posix.ts";
+import { mountsBelow, mountsOn, showStack, writersOf } from "./overlay.ts";
+import { AT_FDCWD, O_RDONLY, RENAME_NOREPLACE } from "./posix.ts";
 import { defaultState, Registry } from "./registry.ts";
-import { Store, type TreeSetup } from "./store.ts";
+import { objectLayer, Store, type TreeSetup } from "./store.ts";
 import { Tree, type TreeStatus } from "./tree.ts";
 import { walkTree } from "./walk.ts";
 
@@ -161,6 +162,16 @@ function checkState(context: TreeContext, dir: BytePath, state: BytePath, captur
       { hint: "give another place with --state PATH" },
     );
   }
+  const [below] = mountsBelow(dir);
+  if (capture === "overlay" && below !== undefined) {
+    throw new DroverError(
+      "unsupported",
+      `Cannot put "${text}" under drover: something is mounted on "${pathToText(below)}"`,
+      {
+        hint: `umount ${pathToText(below)}`,
+      },
+    );
+  }
   if (capture === "overlay" && (mountsOn(dir).length > 0 || dir === "/")) {
     throw new DroverError("unsupported", `Cannot put "${text}" under drover: it is a mount point`, {
       hint: `drover fs init ${text} --capture scan --state PATH`,
@@ -175,7 +186,11 @@ async function moveBelow(tree: Tree): Promise<void> {
   let first;
   {
     using root = Beneath.open(libc, setup.dir);
-    first = await walkTree(root, { now: context.now, progress: context.progress });
+    first = await walkTree(root, {
+      now: context.now,
+      progress: context.progress,
+      flush: () => tree.flush(objectLayer),
+    });
   }
   const seen = new Map(first.seen.map(({ path, ...rest }) => [path, rest]));
   const stat = libc.stat(AT_FDCWD, setup.dir);
@@ -280,9 +295,19 @@ export async function deinitTree(
     }
   }
   const entries = tree.finishLeaving();
+  await flush(libc, place.state); // the directory is in its place for good before what could bring it back goes
   Store.remove(context.native, place.state);
   new Registry(context.home).remove(place.dir);
   return { dir: pathToText(place.dir), entries };
+}
+
+async function flush(libc: Libc, path: BytePath): Promise<void> {
+  const fd = libc.open(AT_FDCWD, path, O_RDONLY);
+  try {
+    await libc.syncfs(fd);
+  } finally {
+    libc.close(fd);
+  }
 }
 
 /** A directory with exactly the captured content, hard-linked from the layers where that is the same file. */
@@ -299,7 +324,6 @@ async function buildPlain(tree: Tree, captured: Captured): Promise<void> {
     before: Manifest.empty,
     after: captured.manifest,
     changes,
-    check: false,
     share: () => true,
     plain: true,
   });

@@ -11,7 +11,8 @@
  * @module
  */
 import * as fs from "node:fs";
-import { type BytePath, joinPath, pathFromBytes, pathToText } from "../base/path.ts";
+import process from "node:process";
+import { type BytePath, isBelow, joinPath, pathFromBytes, pathToBytes, pathToText } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import type { Libc } from "../../ffi/mod.ts";
 import { errorCode } from "./beneath.ts";
@@ -38,7 +39,7 @@ export function mountsOn(dir: BytePath): Mounted[] {
     const upper = options.find((option) => option.startsWith("upperdir="))?.slice("upperdir=".length);
     const flags = `${fields[5]},${options.join(",")}`.split(",");
     mounts.set(fields[0] ?? "", {
-      upper: upper === undefined ? null : unescape(upper),
+      upper: upper === undefined ? null : withoutBackslashes(unescape(upper)),
       readOnly: flags.includes("ro"),
       options: unescape(options.join(",")),
       parent: fields[1] ?? "",
@@ -57,12 +58,25 @@ export function mountsOn(dir: BytePath): Mounted[] {
   return ordered;
 }
 
+/** Where other file systems are mounted below `dir`. */
+export function mountsBelow(dir: BytePath): BytePath[] {
+  const text = pathFromBytes(fs.readFileSync("/proc/self/mountinfo"));
+  return text.split("\n").map((line) => unescape(line.split(" ")[4] ?? "")).filter((place) =>
+    isBelow(place, dir)
+  );
+}
+
 /** mountinfo writes blanks, newlines and backslashes as three octal digits. */
 function unescape(text: string): BytePath {
   return text.replace(
     /\\([0-7]{3})/g,
     (_, digits: string) => String.fromCharCode(parseInt(digits, 8)),
   ) as BytePath;
+}
+
+/** The overlay shows its upper directory as it was told it, with backslashes before `,`, `:` and backslashes. */
+function withoutBackslashes(text: string): BytePath {
+  return text.replace(/\\([^])/g, "$1") as BytePath;
 }
 
 /** The tree's own overlay that is visible on its directory, as the number of its upper layer; null if none is. */
@@ -78,9 +92,12 @@ export function mountedUpper(store: Store): { upper: number; readOnly: boolean }
 export function mountedLayers(store: Store): number[] {
   const prefix = store.below("layers/");
   const numbers: number[] = [];
-  for (const { options } of mountsOn(store.setup.dir)) {
-    for (let at = options.indexOf(prefix); at >= 0; at = options.indexOf(prefix, at + 1)) {
-      numbers.push(parseInt(options.slice(at + prefix.length, at + prefix.length + 15), 10));
+  for (const mount of mountsOn(store.setup.dir)) {
+    // Some kinds of layers are shown with backslashes before special characters, some as they are.
+    for (const options of [mount.options, withoutBackslashes(mount.options)]) {
+      for (let at = options.indexOf(prefix); at >= 0; at = options.indexOf(prefix, at + 1)) {
+        numbers.push(parseInt(options.slice(at + prefix.length, at + prefix.length + 15), 10));
+      }
     }
   }
   return numbers;
@@ -167,25 +184,68 @@ export function showStack(libc: Libc, store: Store, log?: (line: string) => void
   }
 }
 
-/** Processes that have something below `dir` open for writing: pid and command, at most `limit`. */
-export function writersOf(dir: BytePath, limit = 8): { pid: number; command: string; path: string }[] {
-  const found: { pid: number; command: string; path: string }[] = [];
-  const prefix = joinPath(dir, "" as BytePath);
+/** A process that uses a tree, and what of it. */
+export interface TreeUser {
+  pid: number;
+  command: string;
+  path: string;
+}
+
+/** Processes that have something below `dir` open or mapped for writing, at most `limit`. */
+export function writersOf(dir: BytePath, limit = 8): TreeUser[] {
+  return usersOf(dir, limit, (pid, prefix) => openForWriting(pid, prefix) ?? mappedForWriting(pid, prefix));
+}
+
+/** Other processes whose working directory or root is in `dir`, at most `limit`. */
+export function residentsOf(dir: BytePath, limit = 8): TreeUser[] {
+  return usersOf(dir, limit, (pid, prefix) => {
+    if (pid === `${process.pid}`) return null;
+    for (const name of ["cwd", "root"]) {
+      const path = fs.readlinkSync(`/proc/${pid}/${name}`);
+      if (`${path}/`.startsWith(prefix)) return path;
+    }
+    return null;
+  });
+}
+
+function usersOf(
+  dir: BytePath,
+  limit: number,
+  use: (pid: string, prefix: string) => string | null,
+): TreeUser[] {
+  const found: TreeUser[] = [];
+  // As the runtime decodes what /proc says; what is not UTF-8 becomes the same on both sides.
+  const prefix = new TextDecoder().decode(pathToBytes(joinPath(dir, "" as BytePath)));
   for (const pid of fs.readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
     try {
-      for (const fd of fs.readdirSync(`/proc/${pid}/fd`)) {
-        const path = fs.readlinkSync(`/proc/${pid}/fd/${fd}`);
-        if (!path.startsWith(prefix)) continue;
-        const flags = /^flags:\s*(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ??
-          "0";
-        if ((parseInt(flags, 8) & 3) === 0) continue;
-        found.push({ pid: Number(pid), command: fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim(), path });
-        break;
-      }
+      const path = use(pid, prefix);
+      if (path === null) continue;
+      found.push({ pid: Number(pid), command: fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim(), path });
     } catch {
       continue; // the process has ended, or is not ours to look into
     }
     if (found.length >= limit) break;
   }
   return found;
+}
+
+function openForWriting(pid: string, prefix: string): string | null {
+  for (const fd of fs.readdirSync(`/proc/${pid}/fd`)) {
+    const path = fs.readlinkSync(`/proc/${pid}/fd/${fd}`);
+    if (!path.startsWith(prefix)) continue;
+    const flags = /^flags:\s*(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
+    if ((parseInt(flags, 8) & 3) !== 0) return path;
+  }
+  return null;
+}
+
+/** A shared mapping lives on when its descriptor is closed. */
+function mappedForWriting(pid: string, prefix: string): string | null {
+  const maps = fs.readFileSync(`/proc/${pid}/maps`, "utf8");
+  if (!maps.includes(prefix)) return null;
+  for (const line of maps.split("\n")) {
+    const path = /^\S+ .w.s \S+ \S+ \S+ +(.*)$/.exec(line)?.[1];
+    if (path?.startsWith(prefix) === true) return path;
+  }
+  return null;
 }

@@ -92,6 +92,7 @@ class PlainApply {
 
   async run(): Promise<void> {
     const { changes } = this.#plan;
+    this.#openDirectories();
     for (const change of [...changes].reverse()) {
       if (change.before !== null && change.after?.kind !== change.before.kind) this.#delete(change.before);
       if (this.#breath.due) await this.#breath.take();
@@ -282,6 +283,21 @@ class PlainApply {
         `"${pathToText(path)}" was moved to "${pathToText(kept)}" in the state directory: ${why}`,
       );
       return;
+    }
+  }
+
+  /**
+   * An ordinary user cannot change what is in a directory whose mode denies it to its owner. The mode comes back when the
+   * directories are closed.
+   */
+  #openDirectories(): void {
+    if (this.#plan.owners) return;
+    const parents = new Set(this.#plan.changes.map(({ path }) => parentOf(path)));
+    for (const path of [...parents].sort()) {
+      const stat = this.#root.stat(path);
+      if (stat?.kind !== "directory" || (stat.mode & 0o300) === 0o300) continue;
+      const { fd, name } = this.#root.place(path);
+      this.#libc.chmod(fd, name, stat.mode | 0o700);
     }
   }
 

@@ -604,7 +604,7 @@ class ObjectSink implements Sink {
         this.#tree.libc.close(fd);
       }
     }
-    this.#keep(entry, name(upsert));
+    // It stays in the staging directory until all is there: an attempt that is taken up again looks for its pieces here.
   }
 
   #keep(entry: Entry, from: BytePath): void {
@@ -616,8 +616,12 @@ class ObjectSink implements Sink {
     this.#tree.libc.rename(this.#staging.fd, from, target.fd, target.name);
   }
 
-  finish(): Promise<void> {
-    return Promise.resolve();
+  async finish(): Promise<void> {
+    const breath = new Breath();
+    for (const [upsert, { entry }] of this.#upserts.entries()) {
+      if (this.#staging.stat(name(upsert)) !== null) this.#keep(entry, name(upsert));
+      if (breath.due) await breath.take();
+    }
   }
 
   *places(): Generator<{ digest: Uint8Array; layer: number; path: BytePath }> {

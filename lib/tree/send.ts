@@ -48,8 +48,8 @@ import type { Tree } from "./tree.ts";
 const inFlightMax = 3;
 
 /** Compression follows the bottleneck: up a step while segments wait for the wire, down while the wire waits for them. */
-const levels = [3, 4, 5, 6, 7, 9];
-const levelStart = 6;
+const levels = [3, 4, 5, 6, 7, 8, 9];
+const levelStart = 8;
 /** A package this small is over before the bottleneck shows; then time counts more than the last per cent. */
 const smallPackage = 32 << 20;
 const smallLevel = 4;

@@ -118,6 +118,9 @@ export class Store implements Disposable {
     const { libc } = native;
     const file = databasePath(path); // refused before anything is made
     libc.mkdir(AT_FDCWD, path, 0o700);
+    // Files of layers would inherit it, and nothing in a layer may have what no manifest says.
+    const inherited = "system.posix_acl_default" as BytePath;
+    if (libc.getXattr(AT_FDCWD, path, inherited) !== null) libc.removeXattr(AT_FDCWD, path, inherited);
     const lock = lockOf(libc, path);
     if (lock < 0) {
       throw new DroverError("busy", `Cannot make tree state "${pathToText(path)}": another process is at it`);
@@ -368,7 +371,9 @@ export class Store implements Disposable {
     const root = manifest.root();
     this.#remember(root, manifest);
     const path = this.below(`manifests/${root}`);
-    if (this.#libc.stat(AT_FDCWD, path) !== null) return root;
+    // A file that no version names was left by a crash: nobody knows whether it is whole.
+    const known = this.#prepare("SELECT 1 FROM versions WHERE root = ? AND stack IS NOT NULL").get(root);
+    if (known !== undefined && this.#libc.stat(AT_FDCWD, path) !== null) return root;
     const raw = manifest.bytes;
     const frame = this.#native.zstd.compressSync(raw, { level: 1 });
     const file = new Uint8Array(8 + frame.length);

@@ -9,24 +9,36 @@
  */
 import { type BytePath, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
-import type { Change, VersionInfo } from "../version/entry.ts";
+import type { Change, Entry, VersionInfo } from "../version/entry.ts";
 import { describeChange, diffManifests, pairRenames } from "../version/diff.ts";
 import { versionId } from "../version/history.ts";
 import { Manifest } from "../version/manifest.ts";
-import type { Libc } from "../../ffi/mod.ts";
-import { Beneath } from "./beneath.ts";
+import type { FileStat, Libc } from "../../ffi/mod.ts";
+import { Beneath, errorCode } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import { type Captured, captureUpper, captureWalk } from "./capture.ts";
 import { Content, copyWithHoles, objectPath } from "./content.ts";
 import type { Capture, Profile, TreeContext } from "./context.ts";
 import { LayerBuilder } from "./layer.ts";
 import { applyMetadata } from "./metadata.ts";
-import { hasIndex, makeUpper, mountedLayers, mountedUpper, showStack, writersOf } from "./overlay.ts";
+import {
+  hasIndex,
+  makeUpper,
+  mountedLayers,
+  mountedUpper,
+  mountsBelow,
+  residentsOf,
+  showStack,
+  writersOf,
+} from "./overlay.ts";
 import { applyPlain, type PlainPlan, preparePlain } from "./plain.ts";
-import { AT_FDCWD, O_RDONLY, O_RDWR } from "./posix.ts";
+import { AT_FDCWD, O_NONBLOCK, O_RDONLY, O_RDWR } from "./posix.ts";
 import { objectLayer, Store, type StoredVersion } from "./store.ts";
-import { Hasher, type Seen } from "./walk.ts";
-import { toHex } from "../base/hex.ts";
+import { entryOf, Hasher, ownXattrs, present, type Seen, stampOf } from "./walk.ts";
+import { bytesEqual } from "../base/hex.ts";
+
+/** How often a file, or a tree, that changes while it is copied is copied again. */
+const copyTriesMax = 8;
 
 /** How long a command waits for another one to finish with the tree. */
 const lockWaitMs = 10_000;
@@ -115,6 +127,20 @@ export interface LiveState {
   captured: Captured;
   head: Manifest;
   changes: Change[];
+}
+
+/** Content that was copied. */
+interface Kept {
+  /** Where it is. */
+  places: { digest: Uint8Array; layer: number; path: BytePath }[];
+  /** Files that changed between the capture and the copy: the version has them as they were copied. Ascending by path. */
+  revised: Change[];
+}
+
+/** A file as it was at one time. */
+interface CopiedState {
+  stat: FileStat;
+  digest: Uint8Array<ArrayBuffer>;
 }
 
 /** An open tree. */
@@ -246,6 +272,12 @@ export class Tree implements AsyncDisposable {
    * @internal
    */
   showCurrent(): void {
+    const residents = residentsOf(this.store.setup.dir).map(({ pid, command }) => `${command} (${pid})`);
+    if (residents.length > 0) {
+      this.context.log?.(
+        `${residents.join(", ")} still sees what was there before: cd out of ${this.name} and in again`,
+      );
+    }
     showStack(this.libc, this.store, this.context.log);
     if (this.store.note("switching") !== null) this.store.setNote("switching", null);
   }
@@ -278,11 +310,12 @@ export class Tree implements AsyncDisposable {
   }
 
   /**
-   * What the tree holds now, against its head.
+   * What the tree holds now, against its head. What was hashed for it need not be hashed for the next answer, unless
+   * `remember` is false: a commit writes that down itself.
    *
    * @internal
    */
-  async live(): Promise<LiveState> {
+  async live(options: { remember?: boolean } = {}): Promise<LiveState> {
     const { setup, pointers } = this.store;
     if (pointers.head === null && setup.capture === "overlay") {
       // Made for a version that has not come yet: there is nothing to look at.
@@ -291,7 +324,14 @@ export class Tree implements AsyncDisposable {
     }
     const head = this.store.manifestOf(pointers.head);
     const seen: ReadonlyMap<BytePath, Seen> = this.store.readSeen();
-    const common = { now: this.context.now, seen, progress: this.context.progress, owners: setup.owners };
+    const mounted = setup.capture === "scan" ? null : mountedUpper(this.store);
+    const common = {
+      now: this.context.now,
+      seen,
+      progress: this.context.progress,
+      owners: setup.owners,
+      flush: mounted?.readOnly === true ? undefined : () => this.flush(objectLayer),
+    };
     let captured: Captured;
     if (setup.capture === "scan") {
       using root = Beneath.open(this.libc, setup.dir);
@@ -299,8 +339,11 @@ export class Tree implements AsyncDisposable {
     } else {
       using upper = Beneath.open(this.libc, this.store.layerPath(pointers.upper));
       const base = pointers.base === pointers.head ? head : this.store.manifestOf(pointers.base);
-      using merged = this.mounted ? Beneath.open(this.libc, setup.dir) : null;
+      using merged = mounted !== null ? Beneath.open(this.libc, setup.dir) : null;
       captured = await captureUpper(upper, { ...common, base, merged, index: hasIndex(setup) });
+    }
+    if (options.remember !== false && this.store.locked && captured.seen.length > 0) {
+      this.store.transaction(() => this.store.updateSeen(captured.seen, []));
     }
     return { captured, head, changes: diffManifests(head, captured.manifest) };
   }
@@ -308,9 +351,7 @@ export class Tree implements AsyncDisposable {
   /** Everything about the tree, with its uncommitted changes. */
   async status(): Promise<TreeStatus> {
     const { setup, pointers } = this.store;
-    const { head, changes, captured } = await this.live();
-    // What was hashed for this answer need not be hashed for the next one.
-    if (this.store.locked) this.store.transaction(() => this.store.updateSeen(captured.seen, []));
+    const { head, changes } = await this.live();
     return {
       dir: this.name,
       state: pathToText(this.store.path),
@@ -381,14 +422,17 @@ export class Tree implements AsyncDisposable {
       });
     }
     // Read-only first: nobody can write between the capture and the switch. Refused while a file is open for writing.
-    let quiet = setup.capture === "overlay" && this.libc.remount(setup.dir, true);
+    // A process that works in the directory would stay in the old overlay, where it can write no more, and what is
+    // mounted below would go away with it: then the overlay is left as it is.
+    let quiet = setup.capture === "overlay" && residentsOf(setup.dir).length === 0 &&
+      mountsBelow(setup.dir).length === 0 && this.libc.remount(setup.dir, true);
     let switched = false;
     try {
-      let live = await this.live();
+      let live = await this.live({ remember: false });
       if (live.captured.apart.length > 0) {
         this.#joinLinks(live.captured.apart);
         quiet &&= this.libc.remount(setup.dir, true);
-        live = await this.live();
+        live = await this.live({ remember: false });
       }
       const parent = this.store.pointers.head;
       if (live.changes.length === 0 && parent !== null) {
@@ -401,19 +445,22 @@ export class Tree implements AsyncDisposable {
           seconds: secondsSince(started),
         };
       }
-      const root = live.captured.manifest.root();
-      const version = {
-        id: versionId(parent, root),
-        parent,
-        root,
-        time: this.context.now(),
-        message: options.message ?? "",
+      const describe = (manifest: Manifest): VersionInfo => {
+        const root = manifest.root();
+        return {
+          id: versionId(parent, root),
+          parent,
+          root,
+          time: this.context.now(),
+          message: options.message ?? "",
+        };
       };
-      if (setup.capture === "scan") await this.#commitObjects(version, live);
-      else if (quiet && live.captured.apart.length === 0) {
+      let version: VersionInfo;
+      if (quiet && live.captured.apart.length === 0) {
+        version = describe(live.captured.manifest);
         await this.#commitUpper(version, live);
         switched = true;
-      } else await this.#commitCopy(version, live);
+      } else version = await this.#commitWhileWritten(live, describe);
       const bytes = live.changes.reduce((sum, { after }) => sum + (after?.size ?? 0), 0);
       return {
         version: version.id,
@@ -442,6 +489,41 @@ export class Tree implements AsyncDisposable {
       if (stat === null) continue; // removed just now
       const { fd, name } = merged.place(path);
       this.libc.setMtime(fd, name, stat.mtimeSeconds, stat.mtimeNanos);
+    }
+  }
+
+  /** Makes copies while programs go on; begins again where a file was removed before it could be copied. */
+  async #commitWhileWritten(
+    first: LiveState,
+    describe: (manifest: Manifest) => VersionInfo,
+  ): Promise<VersionInfo> {
+    const { setup } = this.store;
+    if (setup.capture === "overlay") {
+      const users = [...residentsOf(setup.dir), ...writersOf(setup.dir)].map(({ pid, command }) =>
+        `${command} (${pid})`
+      );
+      const who = users.length === 0 ? "some program" : [...new Set(users)].join(", ");
+      this.context.log?.(`${who} is at work in ${this.name}: the version is a copy of the changed files`);
+    }
+    let live = first;
+    for (let tries = 1;; tries++) {
+      try {
+        return setup.capture === "scan"
+          ? await this.#commitObjects(live, describe)
+          : await this.#commitCopy(live, describe);
+      } catch (error) {
+        if (!(error instanceof RemovedMeanwhile)) throw error;
+        if (tries >= copyTriesMax) {
+          throw new DroverError(
+            "busy",
+            `Cannot commit "${this.name}": its files are removed faster than they are copied`,
+            {
+              hint: "stop the program that removes them, or try again when it is quiet",
+            },
+          );
+        }
+        live = await this.live({ remember: false });
+      }
     }
   }
 
@@ -500,122 +582,172 @@ export class Tree implements AsyncDisposable {
     if (id === null || stack.length < stackDepthMax) return stack;
     const manifest = this.store.manifestOf(id);
     const layer = this.store.newLayer();
-    const content = await this.buildLayer(layer, {
+    const { places } = await this.buildLayer(layer, {
       before: Manifest.empty,
       after: manifest,
       changes: diffManifests(Manifest.empty, manifest),
-      check: false,
       share: () => true, // the layers stay, but in no stack beside this one
     });
     await this.flush(layer);
     this.store.transaction(() => {
-      this.store.addContent(content);
+      this.store.addContent(places);
       this.store.setStack(id, [layer]);
     });
     return [layer];
   }
 
   /** Files are open for writing: the version gets a copy of what changed, and the upper goes on as it is. */
-  async #commitCopy(version: VersionInfo, live: LiveState): Promise<void> {
-    const { setup, pointers } = this.store;
-    const writers = writersOf(setup.dir).map(({ pid, command }) => `${command} (${pid})`).join(", ");
-    this.context.log?.(
-      `files are open for writing${
-        writers === "" ? "" : ` by ${writers}`
-      }: the version is a copy of the changed files`,
-    );
-    const stack = pointers.head === null ? [] : this.store.version(pointers.head)?.stack ?? [];
+  async #commitCopy(
+    live: LiveState,
+    describe: (manifest: Manifest) => VersionInfo,
+  ): Promise<VersionInfo> {
+    const { pointers } = this.store;
+    const stack = await this.shallowStack(pointers.head);
     using upper = Beneath.open(this.libc, this.store.layerPath(pointers.upper));
-    for (const { digest, path } of live.captured.content) this.content.offer(digest, upper, path);
     const layer = this.store.newLayer();
-    const content = await this.buildLayer(layer, {
-      before: live.head,
-      after: live.captured.manifest,
-      changes: live.changes,
-      check: true,
-      share: () => false,
-    });
-    this.store.writeManifest(live.captured.manifest);
+    let kept: Kept;
+    try {
+      kept = await this.buildLayer(layer, {
+        before: live.head,
+        after: live.captured.manifest,
+        changes: live.changes,
+        written: { root: upper, paths: new Set(live.captured.content.map(({ path }) => path)) },
+        share: () => false,
+      });
+    } catch (error) {
+      this.removeLayer(layer);
+      throw error;
+    }
+    const { places, revised } = kept;
+    const manifest = live.captured.manifest.apply(revised);
+    const version = describe(manifest);
+    this.store.writeManifest(manifest);
     await this.flush(layer);
     this.store.transaction(() => {
       this.store.addVersion({ ...version, stack: [...stack, layer] });
-      this.store.addContent(content);
+      this.store.addContent(places);
       this.store.updateSeen(live.captured.seen, []);
       this.store.setPointers({ head: version.id });
     });
-    this.content.withdraw();
+    return version;
   }
 
   /** A plain directory: changed files are copied to the object store. */
-  async #commitObjects(version: VersionInfo, { captured, head }: LiveState): Promise<void> {
+  async #commitObjects(
+    { captured, head }: LiveState,
+    describe: (manifest: Manifest) => VersionInfo,
+  ): Promise<VersionInfo> {
     const { setup } = this.store;
     using root = Beneath.open(this.libc, setup.dir);
-    const kept = await this.keepObjects(root, captured.content);
-    this.store.writeManifest(captured.manifest);
+    const { places, revised } = await this.#keepObjects(root, captured);
+    const manifest = captured.manifest.apply(revised);
+    const version = describe(manifest);
+    this.store.writeManifest(manifest);
     await this.flush(objectLayer);
     const gone = [...head.entries()].filter(({ path }) => captured.manifest.indexOf(path) < 0).map((
       { path },
     ) => path);
     this.store.transaction(() => {
       this.store.addVersion({ ...version, stack: [] });
-      this.store.addContent(kept);
+      this.store.addContent(places);
       this.store.updateSeen(captured.seen, gone);
       this.store.setPointers({ head: version.id });
     });
+    return version;
   }
 
-  /**
-   * Copies files into the object store, where it does not have their content yet; returns the new places.
-   *
-   * @internal
-   */
-  async keepObjects(
-    root: Beneath,
-    files: Iterable<{ digest: Uint8Array<ArrayBuffer>; path: BytePath }>,
-  ): Promise<{ digest: Uint8Array; layer: number; path: BytePath }[]> {
+  /** Copies files into the object store, where it does not have their content yet. */
+  async #keepObjects(root: Beneath, captured: Captured): Promise<Kept> {
     using objects = Beneath.open(this.libc, this.store.layerPath(objectLayer));
     const hasher = new Hasher(this.libc);
     const breath = new Breath();
-    const kept = new Map<BytePath, { digest: Uint8Array; layer: number; path: BytePath }>();
-    for (const { digest, path } of files) {
+    const kept = new Map<BytePath, Kept["places"][number]>();
+    const revised: Change[] = [];
+    for (const { digest, path } of captured.content) {
       const object = objectPath(digest);
       // A file without a row was left by a crash: nobody knows whether it is whole.
       if (kept.has(object) || this.store.contentPlaces(digest).some(({ layer }) => layer === objectLayer)) {
         continue;
       }
-      const source = root.open(path, O_RDONLY);
-      try {
-        const size = this.libc.fstat(source).size;
-        this.#writeObject(objects, object, (fd) => {
-          copyWithHoles(this.libc, source, fd, size);
-          if (toHex(hasher.hash(fd).digest) !== toHex(digest)) throw changedMeanwhile(path);
-        });
-      } finally {
-        this.libc.close(source);
-      }
-      kept.set(object, { digest, layer: objectLayer, path: object });
+      const place = this.#writeObject(objects, (fd) => {
+        const copied = this.#copyState(root, path, fd, hasher);
+        if (!bytesEqual(copied.digest, digest)) {
+          // A hard-linked file may have been met under a name that is not its first one.
+          const found = captured.manifest.get(path);
+          const known = found?.kind === "link" ? captured.manifest.get(found.target) : found;
+          if (known !== null) {
+            revised.push({
+              path: known.path,
+              before: known,
+              after: this.#entryAt(root, path, known, copied),
+            });
+          }
+        }
+        return copied.digest;
+      });
+      kept.set(place.path, place);
       if (breath.due) await breath.take();
     }
-    return [...kept.values()];
+    revised.sort((a, b) => a.path < b.path ? -1 : 1);
+    return { places: [...kept.values()], revised };
   }
 
-  /** Writes one object under another name first: an object that can be seen is whole. */
-  #writeObject(objects: Beneath, object: BytePath, write: (fd: number) => void): void {
-    const folder = object.slice(0, 2) as BytePath;
-    if (objects.stat(folder) === null) objects.mkdir(folder);
-    const temporary = `${object}.new` as BytePath;
-    objects.removeAll(temporary);
-    const made = objects.create(temporary);
-    this.libc.close(made);
-    const fd = objects.open(temporary, O_RDWR);
+  /**
+   * Copies a file that programs may be writing. The copy is the file as it was at one time, and what is returned is of that
+   * time too.
+   */
+  #copyState(root: Beneath, path: BytePath, target: number, hasher: Hasher): CopiedState {
+    let source: number;
     try {
-      write(fd);
+      source = root.open(path, O_RDONLY | O_NONBLOCK);
+    } catch (error) {
+      if (["ENOENT", "ENOTDIR", "ENXIO", "ELOOP"].includes(errorCode(error) ?? "")) {
+        throw new RemovedMeanwhile();
+      }
+      throw error;
+    }
+    try {
+      for (let tries = 0; tries < copyTriesMax; tries++) {
+        const before = this.libc.fstat(source);
+        if (before.kind !== "file") throw new RemovedMeanwhile();
+        this.libc.ftruncate(target, 0);
+        copyWithHoles(this.libc, source, target, before.size);
+        const stat = this.libc.fstat(source);
+        if (stampOf(before) === stampOf(stat)) return { stat, digest: hasher.hash(target).digest };
+      }
+    } finally {
+      this.libc.close(source);
+    }
+    throw changedMeanwhile(path);
+  }
+
+  /** What `path` is, now that its content was copied; `known` is what it was when it was captured. */
+  #entryAt(root: Beneath, path: BytePath, known: Entry, { stat, digest }: CopiedState): Entry {
+    const xattrs = present(() => root.xattrs(path));
+    if (xattrs === null) throw new RemovedMeanwhile();
+    const now = entryOf(known.path, stat, ownXattrs(xattrs), digest, rootPath);
+    return this.store.setup.owners ? now : { ...now, uid: known.uid, gid: known.gid };
+  }
+
+  /** Writes one object under another name first: an object that can be seen is whole. `write` returns its hash. */
+  #writeObject(objects: Beneath, write: (fd: number) => Uint8Array): Kept["places"][number] {
+    const temporary = "new" as BytePath;
+    objects.removeAll(temporary);
+    this.libc.close(objects.create(temporary));
+    const fd = objects.open(temporary, O_RDWR);
+    let digest: Uint8Array;
+    try {
+      digest = write(fd);
     } finally {
       this.libc.close(fd);
     }
+    const path = objectPath(digest);
+    const folder = path.slice(0, 2) as BytePath;
+    if (objects.stat(folder) === null) objects.mkdir(folder);
     const from = objects.place(temporary);
-    const to = objects.place(object);
+    const to = objects.place(path);
     this.libc.rename(from.fd, from.name, to.fd, to.name);
+    return { digest, layer: objectLayer, path };
   }
 
   /** Makes another version the current one. Uncommitted changes are in the way unless `force` gives them up. */
@@ -650,7 +782,19 @@ export class Tree implements AsyncDisposable {
    */
   async exclusively<Result>(body: (live: LiveState) => Promise<Result>): Promise<Result> {
     const { setup } = this.store;
+    // What the upper says of hard links is the whole truth only where it is mounted.
+    await this.mount();
     if (setup.capture === "scan" || !this.mounted) return await body(await this.live());
+    const [below] = mountsBelow(setup.dir);
+    if (below !== undefined) {
+      throw new DroverError(
+        "busy",
+        `Cannot switch "${this.name}": something is mounted on "${pathToText(below)}"`,
+        {
+          hint: `umount ${pathToText(below)}`,
+        },
+      );
+    }
     if (!this.libc.remount(setup.dir, true)) {
       const writers = writersOf(setup.dir).map(({ pid, command, path }) => `${command} (${pid}): ${path}`);
       throw new DroverError("busy", `Cannot switch "${this.name}": files in it are open for writing`, {
@@ -771,42 +915,66 @@ export class Tree implements AsyncDisposable {
 
   /**
    * Builds a layer from content that is here. `share` says of which layers, about to go away, files may be linked instead of
-   * copied; `check` hashes each copy, for a source that may change. Returns where the new content is.
+   * copied; `written` names files that are copied from where programs may be writing them.
    */
   async buildLayer(layer: number, plan: {
     before: Manifest;
     after: Manifest;
     changes: readonly Change[];
-    check: boolean;
+    written?: { root: Beneath; paths: ReadonlySet<BytePath> };
     share: (layer: number | null) => boolean;
     plain?: boolean;
-  }): Promise<{ digest: Uint8Array; layer: number; path: BytePath }[]> {
+  }): Promise<Kept> {
     const { setup } = this.store;
     this.libc.mkdir(AT_FDCWD, this.store.layerPath(layer), 0o700);
     using root = Beneath.open(this.libc, this.store.layerPath(layer));
     const builder = new LayerBuilder(root, { ...setup, ...plan, plain: plan.plain === true });
     const hasher = new Hasher(this.libc);
     const breath = new Breath();
-    const places: { digest: Uint8Array; layer: number; path: BytePath }[] = [];
+    const places: Kept["places"] = [];
+    const revised: Change[] = [];
     await builder.begin();
     let done = 0;
     for (const { after } of plan.changes) {
       done++;
       if (after?.kind !== "file" || after.digest === null) continue;
-      const shared = [...this.content.find(after.digest, after.size)]
-        .some((found) => plan.share(found.layer) && builder.link(after, found));
-      if (!shared) this.#copyInto(builder, after, plan.check ? hasher : null);
-      places.push({ digest: after.digest, layer, path: after.path });
+      if (plan.written?.paths.has(after.path) === true) {
+        const change = this.#copyWritten(builder, plan.written.root, after, hasher);
+        const digest = change?.after?.digest ?? after.digest;
+        if (change !== null) revised.push(change);
+        places.push({ digest, layer, path: after.path });
+      } else {
+        const shared = [...this.content.find(after.digest, after.size)]
+          .some((found) => plan.share(found.layer) && builder.link(after, found));
+        if (!shared) this.#copyInto(builder, after);
+        places.push({ digest: after.digest, layer, path: after.path });
+      }
       if (breath.due) {
         this.context.progress?.({ phase: "build", done, total: plan.changes.length, unit: "entries" });
         await breath.take();
       }
     }
     await builder.finish();
-    return places;
+    return { places, revised };
   }
 
-  #copyInto(builder: LayerBuilder, after: NonNullable<Change["after"]>, hasher: Hasher | null): void {
+  /** Copies a file that may be written meanwhile; returns how it differs from `after`, or null. */
+  #copyWritten(builder: LayerBuilder, root: Beneath, after: Entry, hasher: Hasher): Change | null {
+    this.libc.close(builder.create(after));
+    const target = builder.root.open(after.path, O_RDWR);
+    let copied: CopiedState;
+    try {
+      copied = this.#copyState(root, after.path, target, hasher);
+    } finally {
+      this.libc.close(target);
+    }
+    const same = after.digest !== null && bytesEqual(copied.digest, after.digest);
+    const now = same ? after : this.#entryAt(root, after.path, after, copied);
+    builder.close(now);
+    return same ? null : { path: after.path, before: after, after: now };
+  }
+
+  #copyInto(builder: LayerBuilder, after: Entry): void {
     const source = after.digest === null ? null : this.content.open(after.digest, after.size);
     if (source === null) {
       throw new DroverError(
@@ -823,14 +991,6 @@ export class Tree implements AsyncDisposable {
         copyWithHoles(this.libc, source, target, after.size);
       } finally {
         this.libc.close(target);
-      }
-      if (hasher !== null && after.digest !== null) {
-        const copy = builder.root.open(after.path, O_RDONLY);
-        try {
-          if (toHex(hasher.hash(copy).digest) !== toHex(after.digest)) throw changedMeanwhile(after.path);
-        } finally {
-          this.libc.close(copy);
-        }
       }
     } finally {
       this.libc.close(source);
@@ -895,6 +1055,9 @@ export function uncommitted(name: string, changes: readonly Change[], verb: stri
     { hint: `drover fs commit ${name}`, details: { uncommitted: lines.slice(0, 1000), count: lines.length } },
   );
 }
+
+/** A file that was captured is gone before it could be copied. */
+class RemovedMeanwhile extends Error {}
 
 function changedMeanwhile(path: BytePath): DroverError {
   return new DroverError("busy", `Cannot keep "${pathToText(path)}": it changed while it was copied`, {

@@ -14,7 +14,7 @@ import { DroverError } from "../base/errors.ts";
 import type { Entry, EntryKind } from "../version/entry.ts";
 import { isOverlayXattr } from "../version/whiteout.ts";
 import type { FileStat, Libc, Xattr } from "../../ffi/mod.ts";
-import type { Beneath } from "./beneath.ts";
+import { type Beneath, errorCode, isMissing } from "./beneath.ts";
 import { Breath } from "./breath.ts";
 import type { ProgressEvent } from "./context.ts";
 import { O_NONBLOCK, O_RDONLY, SEEK_DATA } from "./posix.ts";
@@ -151,19 +151,48 @@ export function linkEntry(path: BytePath, target: BytePath): Entry {
   };
 }
 
-/** Whether a file changed so recently that its ctime does not prove anything yet. */
-export function isRacy(stat: FileStat, nowMs: number): boolean {
-  return stat.ctimeSeconds * 1000 + stat.ctimeNanos / 1e6 > nowMs - racyMs;
+/**
+ * Tells for which files the ctime proves anything. Not for one that changed just now: the next change might get the same
+ * ctime. And a program that writes through a memory map changes the ctime only with its first write to a page after that
+ * page was last flushed; so before anything is hashed for the stat cache everything is flushed, once, and a file that
+ * changed after that began is not put into it.
+ */
+export class Settled {
+  readonly #now: () => number;
+  readonly #flush: (() => Promise<void>) | undefined;
+  #since: number | null = null;
+
+  /** Without `flush` nobody can be writing. */
+  constructor(options: { now: () => number; flush?: (() => Promise<void>) | undefined }) {
+    this.#now = options.now;
+    this.#flush = options.flush;
+  }
+
+  /** To be called before a file is hashed. */
+  async begin(): Promise<void> {
+    if (this.#flush === undefined || this.#since !== null) return;
+    const now = this.#now();
+    await this.#flush();
+    this.#since = now;
+  }
+
+  /** Whether a file that was hashed may go into the stat cache. */
+  vouches(stat: FileStat): boolean {
+    return stat.ctimeSeconds * 1000 + stat.ctimeNanos / 1e6 <= (this.#since ?? this.#now()) - racyMs;
+  }
 }
 
 /**
- * Walks everything below `root`, the root itself included. Does not cross into other file systems.
+ * Walks everything below `root`, the root itself included. Does not cross into other file systems. What is removed while
+ * the walk is under way is left out.
  *
  * @throws {DroverError} "unsupported" for a mount point inside the tree, "busy" for a file that never stands still.
  */
 export async function walkTree(root: Beneath, options: {
   now: () => number;
   seen?: ReadonlyMap<BytePath, Seen>;
+  /** Flushes what programs wrote through memory maps; without it nobody can be writing. */
+  flush?: (() => Promise<void>) | undefined;
   progress?: ((event: ProgressEvent) => void) | undefined;
   /** Called for each regular file's content, hashed or vouched for. */
   onFile?: (path: BytePath, stat: FileStat, digest: Uint8Array<ArrayBuffer>) => void;
@@ -178,9 +207,38 @@ export async function walkTree(root: Beneath, options: {
   let hashed = 0;
   const rootStat = libc.fstat(root.fd);
   entries.push(entryOf(rootPath, rootStat, ownXattrs(root.xattrs(rootPath)), null, rootPath));
+  const settled = new Settled(options);
+  const visit = async (path: BytePath, found: FileStat): Promise<void> => {
+    if (found.kind === "file") {
+      const group = found.nlink > 1 ? `${found.device}.${found.inode}` : "";
+      const leader = group === "" ? undefined : leaders.get(group);
+      if (leader !== undefined) {
+        links.push(linkEntry(path, leader.path));
+        return;
+      }
+      let stat = found;
+      let digest: Uint8Array<ArrayBuffer>;
+      const known = options.seen?.get(path);
+      if (known !== undefined && known.stamp === stampOf(found)) digest = known.digest;
+      else {
+        await settled.begin();
+        ({ digest, stat } = hasher.stable(root, path));
+        hashed += stat.size;
+        if (settled.vouches(stat)) seenNow.push({ path, stamp: stampOf(stat), digest });
+      }
+      const entry = entryOf(path, stat, ownXattrs(root.xattrs(path)), digest, rootPath);
+      options.onFile?.(path, stat, digest);
+      entries.push(entry);
+      if (group !== "") leaders.set(group, entry);
+      return;
+    }
+    const target = found.kind === "symlink" ? readTarget(root, path) : rootPath;
+    entries.push(entryOf(path, found, ownXattrs(root.xattrs(path)), null, target));
+    if (found.kind === "directory") pending.push(path);
+  };
   const pending: BytePath[] = [rootPath];
   for (let directory = pending.pop(); directory !== undefined; directory = pending.pop()) {
-    for (const found of root.list(directory)) {
+    for (const found of present(() => root.list(directory)) ?? []) {
       const path = joinPath(directory, found.name);
       if (breath.due) {
         options.progress?.({ phase: "scan", done: entries.length, total: 0, unit: "entries" });
@@ -195,35 +253,45 @@ export async function walkTree(root: Beneath, options: {
           },
         );
       }
-      if (found.kind === "directory") pending.push(path);
-      let stat: FileStat = found;
-      let digest: Uint8Array<ArrayBuffer> | null = null;
-      if (found.kind === "file") {
-        const group = found.nlink > 1 ? `${found.device}.${found.inode}` : "";
-        const leader = group === "" ? undefined : leaders.get(group);
-        if (leader !== undefined) {
-          links.push(linkEntry(path, leader.path));
-          continue;
-        }
-        const known = options.seen?.get(path);
-        if (known !== undefined && known.stamp === stampOf(found)) digest = known.digest;
-        else {
-          ({ digest, stat } = hasher.stable(root, path));
-          hashed += stat.size;
-          if (!isRacy(stat, options.now())) seenNow.push({ path, stamp: stampOf(stat), digest });
-        }
-        options.onFile?.(path, stat, digest);
-        const entry = entryOf(path, stat, ownXattrs(root.xattrs(path)), digest, rootPath);
-        entries.push(entry);
-        if (group !== "") leaders.set(group, entry);
-        continue;
-      }
-      const target = found.kind === "symlink" ? readTarget(root, path) : rootPath;
-      entries.push(entryOf(path, stat, ownXattrs(root.xattrs(path)), digest, target));
+      await visitNow(root, path, found, (now) => visit(path, now));
     }
   }
   entries.push(...regroup(links, leaders.values()));
   return { entries, seen: seenNow, hashed };
+}
+
+/**
+ * Visits a name that was found in a directory. Where that fails because there is something else by now, that is visited
+ * instead; false where there is nothing any more.
+ */
+export async function visitNow(
+  root: Beneath,
+  path: BytePath,
+  found: FileStat,
+  visit: (now: FileStat) => Promise<void>,
+): Promise<boolean> {
+  for (let now = found, tries = 1;; tries++) {
+    try {
+      await visit(now);
+      return true;
+    } catch (error) {
+      if (errorCode(error) === undefined || tries >= readTriesMax) throw error;
+      const next = root.stat(path);
+      if (next === null) return false;
+      if (next.inode === now.inode && next.kind === now.kind) throw error;
+      now = next;
+    }
+  }
+}
+
+/** The result, or null where what was to be looked at has just been removed. */
+export function present<Result>(look: () => Result): Result | null {
+  try {
+    return look();
+  } catch (error) {
+    if (isMissing(error)) return null;
+    throw error;
+  }
 }
 
 /** What a symlink says. */

@@ -3,9 +3,12 @@
  * arrives at the same segments, and segments can be packed by several workers.
  *
  * Invariants: the pieces cover every content upsert exactly once, in segments within the bounds of the format;
- * equal upserts give equal plans. New files come first, then modified ones; both by class (text, unknown, binary,
- * compressed), extension, directory and name, so that what resembles each other shares a zstd window, and what
- * does not compress is by itself at the end.
+ * equal upserts give equal plans. Within each run files go by class (text, unknown, binary, compressed), extension,
+ * directory and name, so that what resembles each other shares a zstd window.
+ *
+ * The order of the runs keeps sender, wire and receiver busy at the same time: first new files that compress, so that the
+ * wire has something to carry while deltas are made; then modified files, many and small on the wire, which the receiver
+ * writes while it waits for the last run: new files that do not compress, few and large.
  *
  * @module
  */
@@ -111,7 +114,7 @@ function inOrder(upserts: readonly Upsert[]): Ordered[] {
     ordered.push({
       upsert: index,
       modified,
-      order: (modified ? 4 : 0) + classOrder[contentClassOf(path)],
+      order: orderOf(contentClassOf(path), modified),
       extension: extensionOf(path),
       directory: parentOf(path),
     });
@@ -121,6 +124,11 @@ function inOrder(upserts: readonly Upsert[]): Ordered[] {
     left.order - right.order || compare(left.extension, right.extension) ||
     compare(left.directory, right.directory) || left.upsert - right.upsert
   );
+}
+
+function orderOf(kind: ContentClass, modified: boolean): number {
+  if (modified) return 4 + classOrder[kind];
+  return kind === "compressed" ? 8 : classOrder[kind];
 }
 
 function compare(left: string, right: string): number {

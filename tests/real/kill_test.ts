@@ -17,6 +17,8 @@ import { versionId } from "../../lib/version/history.ts";
 import { Scratch, type Setup, setups, unmountBelow } from "../tree/scratch.ts";
 import { makeFirst, makeOther, makeSecond, rootOf } from "../tree/small_tree.ts";
 import { doWork, type Job, type Work } from "../tree/victim.ts";
+import { Random } from "../version/trees.ts";
+import { fromSource, Host, rsyncDifferences, withFolder } from "./nodes.ts";
 
 const everything = Deno.env.get("DROVER_KILL") === "all";
 /** How many of the steps that are not turning points are taken per case. */
@@ -30,7 +32,13 @@ class Victims implements AsyncDisposable {
 
   #spawn(): Deno.ChildProcess {
     return new Deno.Command(Deno.execPath(), {
-      args: ["run", "--quiet", "--allow-all", "--no-check", new URL("../tree/victim.ts", import.meta.url).pathname],
+      args: [
+        "run",
+        "--quiet",
+        "--allow-all",
+        "--no-check",
+        new URL("../tree/victim.ts", import.meta.url).pathname,
+      ],
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
@@ -132,11 +140,17 @@ async function assertSwept(room: Scratch, dir: string): Promise<void> {
   await using tree = await openTree(room.context, pathFromText(dir));
   const { store } = tree;
   const { upper } = store.pointers;
-  const needed = [...new Set(store.versions().flatMap((version) => version.stack ?? []))].filter((layer) => layer >= 0);
+  const needed = [...new Set(store.versions().flatMap((version) => version.stack ?? []))].filter((layer) =>
+    layer >= 0
+  );
   const list = (folder: string) => [...Deno.readDirSync(join(state, folder))].map(({ name }) => name).sort();
   const names = (layers: number[]) => layers.map((layer) => `${layer}`).sort();
   assert.deepEqual(list("layers"), names(upper < 0 ? needed : [...new Set([...needed, upper])]), "layers");
-  assert.deepEqual(list("work").filter((name) => !needed.includes(Number(name))), names(upper < 0 ? [] : [upper]), "work");
+  assert.deepEqual(
+    list("work").filter((name) => !needed.includes(Number(name))),
+    names(upper < 0 ? [] : [upper]),
+    "work",
+  );
   assert.deepEqual(list("staging"), [], "staging");
   assert.equal(store.note("staging"), null);
   assert.deepEqual(list("manifests").filter((name) => !/^[0-9a-f]{64}$/.test(name)), [], "manifests");
@@ -168,7 +182,9 @@ async function runCase(
     const folder = room.mkdir(`${tag}-${round}`);
     const dir = join(folder, "tree");
     const killAt = steps[round - 1] ?? 0;
-    const where = `${tag}, killed at step ${killAt} of ${names.length} (${names[killAt - 2]}, ${names[killAt - 1]})`;
+    const where = `${tag}, killed at step ${killAt} of ${names.length} (${names[killAt - 2]}, ${
+      names[killAt - 1]
+    })`;
     try {
       const { work, before, after, held } = await prepare(dir);
       const ran = await victims.run({ home: room.context.home, dir, work, killAt });
@@ -179,8 +195,12 @@ async function runCase(
         steps = chooseSteps(names);
       } else assert.equal(ran, null, "not reached");
       const found = await stateOf(room, dir);
-      const isOld = same(found, before) || found.root === "leaving" || work.do === "receive" && found.head === null && found.root === "";
-      assert.ok(isOld && killAt > 0 || same(found, after), `neither old nor new: ${JSON.stringify({ found, before, after })}`);
+      const isOld = same(found, before) || found.root === "leaving" ||
+        work.do === "receive" && found.head === null && found.root === "";
+      assert.ok(
+        isOld && killAt > 0 || same(found, after),
+        `neither old nor new: ${JSON.stringify({ found, before, after })}`,
+      );
       await again(room, dir, work);
       assert.deepEqual(await stateOf(room, dir), after, "after the second try");
       await assertSwept(room, dir);
@@ -221,7 +241,9 @@ function casesOf(
   sources: { first: string; second: string },
   crash: (dir: string, work: Work, step: (names: string[]) => number) => Promise<void>,
 ): Case[] {
-  const options = setup === "scan" ? { capture: "scan" as const } : { capture: "overlay" as const, profile: setup };
+  const options = setup === "scan"
+    ? { capture: "scan" as const }
+    : { capture: "overlay" as const, profile: setup };
   const from = (source: string, force = false): Work => ({ do: "receive", source, force, options });
   const init = async (dir: string): Promise<State> => {
     makeFirst(dir);
@@ -249,7 +271,11 @@ function casesOf(
       prepare: async (dir) => {
         makeFirst(dir);
         const root = await rootOf(dir);
-        return { work: { do: "init", options }, before: { head: null, root }, after: { head: versionId(null, root), root } };
+        return {
+          work: { do: "init", options },
+          before: { head: null, root },
+          after: { head: versionId(null, root), root },
+        };
       },
     },
     { name: "commit", prepare: async (dir) => ({ work: { do: "commit" }, ...await edited(dir) }) },
@@ -303,7 +329,11 @@ function casesOf(
       prepare: async (dir) => {
         await receive(dir, sources.first);
         makeOther(dir);
-        return { before: await commit(dir), work: from(sources.second, true), after: await goal(sources.second) };
+        return {
+          before: await commit(dir),
+          work: from(sources.second, true),
+          after: await goal(sources.second),
+        };
       },
     },
   ];
@@ -312,7 +342,11 @@ function casesOf(
     prepare: async (dir) => {
       // Killed after the transaction, in the switch: what opens the tree next has something to put in order.
       await receive(dir, sources.first);
-      await crash(dir, from(sources.second), (names) => names.lastIndexOf("database: COMMIT") - (setup === "scan" ? 40 : -2));
+      await crash(
+        dir,
+        from(sources.second),
+        (names) => names.lastIndexOf("database: COMMIT") - (setup === "scan" ? 40 : -2),
+      );
       const after = await goal(sources.second);
       return { work: { do: "open" }, before: after, after };
     },
@@ -349,6 +383,7 @@ for (const setup of setups) {
     };
     for (const one of casesOf(room, setup, sources, crash)) {
       if (only !== undefined && !only.split(",").includes(one.name)) continue;
+      if (one.name === "recovery" && !steps.has("receive")) continue; // it needs to know the steps of that
       const ran = await runCase(victims, room, setup, one);
       steps.set(one.name, ran.names);
       kills += ran.kills;
@@ -359,3 +394,82 @@ for (const setup of setups) {
     console.log(`${setup}: ${kills} kills`);
   });
 }
+
+/** Starts `drover push` and kills it, or the node, after some milliseconds; null when it had ended before. */
+async function pushAndKill(
+  near: Host,
+  far: Host,
+  options: { tree: string; url: string; key: string; victim: "push" | "serve"; afterMs: number },
+): Promise<void> {
+  const [file = "", ...words] = fromSource;
+  const push = new Deno.Command(file, {
+    args: [...words, "push", options.tree, options.url, "--key", options.key, "--json"],
+    env: { DROVER_HOME: join(near.folder, "home") },
+    stdin: "null",
+    stdout: "null",
+    stderr: "null",
+  }).spawn();
+  await new Promise((resolve) => setTimeout(resolve, options.afterMs));
+  if (options.victim === "serve") await far.stop("SIGKILL");
+  else {
+    try {
+      push.kill("SIGKILL");
+    } catch {
+      // it has ended
+    }
+  }
+  await push.status;
+}
+
+Deno.test("drover push and drover serve killed at any time leave the old version or the new one, and the retry succeeds", async () => {
+  await withFolder(async (folder) => {
+    await using near = new Host(join(folder, "near"));
+    await using far = new Host(join(folder, "far"));
+    try {
+      const random = new Random(Number(Deno.env.get("DROVER_SEED") ?? 5));
+      const key = join(folder, "key");
+      await near.must("key", "new", key);
+      const tree = join(near.folder, "tree");
+      const there = join(far.folder, "tree");
+      makeFirst(tree);
+      const block = random.bytes(1_500_000);
+      // Never like any before: each byte is mixed with a counter, and some are replaced.
+      const fresh = (): Uint8Array<ArrayBuffer> => {
+        const mask = random.below(256);
+        for (let at = random.below(16); at < block.length; at += 16) block[at] = random.below(256);
+        return block.map((byte) => byte ^ mask);
+      };
+      for (let at = 0; at < 12; at++) Deno.writeFileSync(join(tree, `big-${at}`), fresh());
+      let { head } = await near.must("fs", "init", tree, "--capture", "scan");
+      await far.serve("--key", key, "--allow-devices", "--allow-security-xattrs");
+      const url = () => `drover://${far.address}/tree`;
+      const started = performance.now();
+      await near.must("push", tree, url(), "--key", key);
+      const wholeMs = performance.now() - started;
+      for (let round = 0; round < 12; round++) {
+        const before = { head, root: await rootOf(there) };
+        for (let count = 0; count < 6; count++) {
+          Deno.writeFileSync(join(tree, `big-${random.below(12)}`), fresh());
+        }
+        Deno.writeTextFileSync(join(tree, `round-${round}`), `${round}\n`);
+        ({ version: head } = await near.must("fs", "commit", tree));
+        const victim = round % 3 === 2 ? "push" : "serve";
+        const afterMs = wholeMs * (round + 0.5 + random.below(100) / 200) / 12;
+        await pushAndKill(near, far, { tree, url: url(), key, victim, afterMs });
+        if (victim === "serve") await far.serve("--key", key, "--allow-devices", "--allow-security-xattrs");
+        const where = `round ${round}: ${victim} killed after ${Math.round(afterMs)} ms`;
+        const status = await far.must("fs", "status", there);
+        const found = { head: status["head"], root: await rootOf(there) };
+        const after = { head, root: await rootOf(tree) };
+        assert.deepEqual(found, found.head === after.head ? after : before, where);
+        assert.deepEqual(status["uncommitted"], [], where);
+        await near.must("push", tree, url(), "--key", key);
+        assert.deepEqual(await rsyncDifferences(tree, there), [], where);
+      }
+      assert.equal((await far.must("fs", "verify", there))["ok"], true);
+    } finally {
+      await far.stop();
+      unmountBelow(folder);
+    }
+  });
+});

@@ -56,7 +56,13 @@ export function craft(options: Craft): { records: WireRecord[]; to: string } {
   const upserts = options.upserts ??
     changes.flatMap(({ after: entry }) => entry === null ? [] : [{ entry, bases: [], sameContent: false }]);
   const root = after?.root() ?? "11".repeat(32);
-  const version: VersionInfo = { id: versionId(from, root), parent: from, root, time: 1_700_000_000_000, message: "crafted" };
+  const version: VersionInfo = {
+    id: versionId(from, root),
+    parent: from,
+    root,
+    time: 1_700_000_000_000,
+    message: "crafted",
+  };
   const segments = plan(upserts, options);
   const plain: PackageMetadata = {
     mode: from === null ? "full" : "delta",
@@ -151,7 +157,11 @@ export function plainEntry(path: string, kind: Entry["kind"], fields: Partial<En
 
 /** Upserts without bases. */
 export function whole(...entries: Entry[]): Upsert[] {
-  return entries.sort((a, b) => a.path < b.path ? -1 : 1).map((entry) => ({ entry, bases: [], sameContent: false }));
+  return entries.sort((a, b) => a.path < b.path ? -1 : 1).map((entry) => ({
+    entry,
+    bases: [],
+    sameContent: false,
+  }));
 }
 
 /** Puts other bytes in the place of bytes of the same length, which must stand there once. */

@@ -22,6 +22,9 @@ import {
 import { decodeState, recordType, remoteError } from "../../lib/tree/protocol.ts";
 import { sendTo } from "../../lib/tree/push.ts";
 import { Random } from "../version/trees.ts";
+import { Manifest } from "../../lib/version/manifest.ts";
+import { type RawSegment, SegmentEncoder } from "../../lib/version/segment.ts";
+import { craft, fileEntry, plainEntry, withEntries } from "./craft.ts";
 import { hello, MemoryNode } from "./peer.ts";
 import { allowAll, assertSame, isRoot, native, run, Scratch, type Setup, setups } from "./scratch.ts";
 import { makeFirst, makeOther, makeSecond, rootOf } from "./small_tree.ts";
@@ -74,13 +77,17 @@ async function makeSources(room: Scratch): Promise<{ one: State; two: State }> {
   await room.transfer("first", "second");
   makeSecond(room.path("second"));
   await room.commit("second");
-  return { one: await stateOf(room.context, room.path("first")), two: await stateOf(room.context, room.path("second")) };
+  return {
+    one: await stateOf(room.context, room.path("first")),
+    two: await stateOf(room.context, room.path("second")),
+  };
 }
 
 type State = Awaited<ReturnType<typeof stateOf>>;
 
 /** Calls that need room on a disk. */
-const needsRoom = /^(open|openBeneath|pwrite|ftruncate|copyRange|symlink|link|mknod|mkdir|rename|syncfs|mountOverlay|database)/;
+const needsRoom =
+  /^(open|openBeneath|pwrite|ftruncate|copyRange|symlink|link|mknod|mkdir|rename|syncfs|mountOverlay|database)/;
 
 for (const setup of setups) {
   Deno.test(`${setup}: a disk that is full at any step refuses the push with "no-space", and there is no mixed state`, async () => {
@@ -125,7 +132,10 @@ for (const setup of setups) {
       }
       const found = await stateOf(room.context, dir);
       const isOld = found.head === before.head && found.root === before.root;
-      assert.ok(isOld || found.head === two.head && found.root === two.root, `${where}: ${JSON.stringify({ found, before, two })}`);
+      assert.ok(
+        isOld || found.head === two.head && found.root === two.root,
+        `${where}: ${JSON.stringify({ found, before, two })}`,
+      );
       // At the very end it may be too late to take it back; then it says so.
       const recorded = /is recorded/.test(`${error}`);
       if (error !== null) assert.equal(isOld, !recorded, `${where}: ${error}`);
@@ -138,9 +148,57 @@ for (const setup of setups) {
       await attempt(`${kind}-count`, Infinity);
       const count = steps;
       const stride = Math.max(1, Math.floor(count / 20));
-      for (let at = 1; at <= count; at += at > count - 22 || at < 5 ? 1 : stride) await attempt(`${kind}-${at}`, at);
+      for (let at = 1; at <= count; at += at > count - 22 || at < 5 ? 1 : stride) {
+        await attempt(`${kind}-${at}`, at);
+      }
     }
     assert.ok(failures > 50 && late < failures / 2, `${failures} failures, ${late} of them late`);
+  });
+}
+
+for (const setup of setups) {
+  Deno.test(`${setup}: a step that fails once, anywhere, is got over by pushing again, also for a file that comes in pieces`, async () => {
+    await using room = new Scratch();
+    room.mkdir("node");
+    let countdown = Infinity;
+    let steps = 0;
+    const hook = (step: string): void => {
+      if (step.startsWith("database")) return;
+      steps++;
+      if (--countdown === 0) throw new NativeError(errnoOf("EIO"), step);
+    };
+    const context = { ...room.context, native: stepping(native, hook) };
+    await using node = new MemoryNode(context, room.path("node"), { allow: allowAll, ...optionsOf(setup) });
+    const text = "0123456789".repeat(100);
+    const entries = [plainEntry("", "directory"), fileEntry("a", "first\n"), fileEntry("pieces", text)];
+    const piece = (index: number, offset: number): RawSegment => {
+      const encoder = new SegmentEncoder();
+      const bytes = new TextEncoder().encode(text.slice(offset, offset + 500));
+      encoder.add({ upsert: 2, offset, length: 500 }, bytes, null);
+      return encoder.finish(index);
+    };
+    const { records, to } = craft({
+      base: Manifest.empty,
+      from: null,
+      after: withEntries(Manifest.empty, ...entries),
+      content: new Map([["a", "first\n"], ["pieces", text]]),
+      segments: ([first]) => first === undefined ? [] : [first, piece(1, 0), piece(2, 500)],
+    });
+    assert.equal(await node.tell([hello("count"), ...records]), "done");
+    const count = steps;
+    for (let at = 1; at <= count; at++) {
+      const name = `t${at}`;
+      countdown = at;
+      const outcome = await node.tell([hello(name), ...records]);
+      countdown = Infinity;
+      if (outcome === "done") continue; // a step that does without
+      const where = `${name}: ${JSON.stringify(outcome)}`;
+      const found = await stateOf(room.context, room.path(`node/${name}`));
+      if (found.head === null) assert.equal(await node.resume(name, records), "done", where);
+      assert.equal((await stateOf(room.context, room.path(`node/${name}`))).head, to, where);
+      assert.equal(Deno.readTextFileSync(room.path(`node/${name}/pieces`)), text, where);
+    }
+    assert.ok(count > 30);
   });
 }
 
@@ -154,7 +212,8 @@ async function withSmallDisk(size: string, work: (dir: string) => Promise<void>)
 
 for (const setup of setups.filter((setup) => setup !== "portable")) {
   Deno.test({
-    name: `${setup}: a disk that is really full refuses the push with "no-space", and takes it when there is room`,
+    name:
+      `${setup}: a disk that is really full refuses the push with "no-space", and takes it when there is room`,
     ignore: !isRoot, // only root mounts a disk to fill
     fn: async () => {
       await using room = new Scratch();
@@ -165,7 +224,9 @@ for (const setup of setups.filter((setup) => setup !== "portable")) {
       await room.transfer("first", "second");
       makeSecond(room.path("second"));
       Deno.writeFileSync(room.path("second/big"), random.bytes(500_000));
-      for (let at = 0; at < 40; at++) Deno.writeFileSync(room.path(`second/kept/${at}`), random.bytes(10_000));
+      for (let at = 0; at < 40; at++) {
+        Deno.writeFileSync(room.path(`second/kept/${at}`), random.bytes(10_000));
+      }
       await room.commit("second");
       const one = await stateOf(room.context, room.path("first"));
       const two = await stateOf(room.context, room.path("second"));
@@ -173,7 +234,10 @@ for (const setup of setups.filter((setup) => setup !== "portable")) {
         const context = { ...room.context, home: join(room.dir, "far") };
         await using node = new MemoryNode(context, disk, { allow: allowAll, ...optionsOf(setup) });
         let refused = 0;
-        for (const [round, free] of [0, 4, 12, 20, 40, 80, 160, 320, 480, 640, 800, 960, 1200, 1500, 1900, 2400].entries()) {
+        for (
+          const [round, free] of [0, 4, 12, 20, 40, 80, 160, 320, 480, 640, 800, 960, 1200, 1500, 1900, 2400]
+            .entries()
+        ) {
           const name = `t${round}`;
           const dir = join(disk, name);
           const isNew = round % 2 === 1;
@@ -221,7 +285,11 @@ async function fill(file: string, free: number): Promise<void> {
   await out.truncate(Math.max(0, size - free));
 }
 
-async function clear(context: TreeContext, tree: { store: { path: string }; unmount(): void }, dir: string): Promise<void> {
+async function clear(
+  context: TreeContext,
+  tree: { store: { path: string }; unmount(): void },
+  dir: string,
+): Promise<void> {
   tree.unmount();
   await run(["rm", "-rf", dir, tree.store.path]);
   assert.equal(findTree(context, pathFromText(dir)), null);
@@ -303,7 +371,11 @@ function close(closer: { close(): void }): void {
 }
 
 /** A node on loopback. */
-async function withNode(room: Scratch, setup: Setup, work: (port: number, log: string[]) => Promise<void>): Promise<void> {
+async function withNode(
+  room: Scratch,
+  setup: Setup,
+  work: (port: number, log: string[]) => Promise<void>,
+): Promise<void> {
   const listener: Listener = await listen({ host: "127.0.0.1", port: 0, key: null, limits: recordLimits });
   const stop = new AbortController();
   const log: string[] = [];
@@ -348,7 +420,10 @@ for (const setup of setups.filter((setup) => setup !== "portable")) {
       await using relay = new Relay(port);
       const whole = await pushOver(room, "source", "whole", relay.port);
       const size = relay.passed[0] ?? 0;
-      assert.ok(whole.rounds === 1 && whole.bytesSent <= size && size > 20 << 20, `${whole.bytesSent} of ${size}`);
+      assert.ok(
+        whole.rounds === 1 && whole.bytesSent <= size && size > 20 << 20,
+        `${whole.bytesSent} of ${size}`,
+      );
       let serial = 0;
       for (let part = 1; part < 20; part++) {
         const name = `t${serial++}`;
@@ -356,7 +431,12 @@ for (const setup of setups.filter((setup) => setup !== "portable")) {
         const { rounds, bytesSent, resumedSegments } = await pushOver(room, "source", name, relay.port);
         assert.equal(rounds, 2, name);
         assert.equal(relay.passed.length, 2);
-        if (part > 5) assert.ok(resumedSegments > 0 && bytesSent < size - (2 << 20), `${name}: ${bytesSent} of ${size}, ${resumedSegments}`);
+        if (part > 5) {
+          assert.ok(
+            resumedSegments > 0 && bytesSent < size - (2 << 20),
+            `${name}: ${bytesSent} of ${size}, ${resumedSegments}`,
+          );
+        }
         if (part > 15) assert.ok(bytesSent < size / 2, `${name}: ${bytesSent} of ${size}`);
         if (part % 6 === 0) await assertSame(room.path("source"), room.path(`node/${name}`), name);
         else assert.deepEqual(await stateOf(room.context, room.path(`node/${name}`)), goal);
@@ -381,27 +461,40 @@ for (const setup of setups.filter((setup) => setup !== "portable")) {
     await withNode(room, setup, async (port) => {
       for (let round = 0; round < 6; round++) {
         // Both make the tree.
-        const made = await Promise.allSettled([pushOver(room, "first", `n${round}`, port), pushOver(room, "second", `n${round}`, port)]);
+        const made = await Promise.allSettled([
+          pushOver(room, "first", `n${round}`, port),
+          pushOver(room, "second", `n${round}`, port),
+        ]);
         assert.ok(made.some(({ status }) => status === "fulfilled"));
         const after = await stateOf(room.context, room.path(`node/n${round}`));
         assert.ok(JSON.stringify([one, two]).includes(JSON.stringify(after)), JSON.stringify(after));
-        for (const result of made) if (result.status === "rejected") assert.equal((result.reason as DroverError).code, "diverged");
+        for (const result of made) {
+          if (result.status === "rejected") assert.equal((result.reason as DroverError).code, "diverged");
+        }
 
         // Both have a version after the same one.
         const name = `d${round}`;
         await pushOver(room, "first", name, port);
-        const results = await Promise.allSettled([pushOver(room, "second", name, port), pushOver(room, "other", name, port)]);
+        const results = await Promise.allSettled([
+          pushOver(room, "second", name, port),
+          pushOver(room, "other", name, port),
+        ]);
         assert.deepEqual(results.map(({ status }) => status).sort(), ["fulfilled", "rejected"]);
         const [winner, loser] = results[0].status === "fulfilled" ? [two, results[1]] : [other, results[0]];
         assert.deepEqual(await stateOf(room.context, room.path(`node/${name}`)), winner);
         const reason = loser.status === "rejected" ? loser.reason as DroverError : null;
         assert.equal(reason?.code, "diverged");
-        assert.ok(Array.isArray(reason?.details?.["theirs"]) && reason.details["theirs"].includes(winner.head));
+        assert.ok(
+          Array.isArray(reason?.details?.["theirs"]) && reason.details["theirs"].includes(winner.head),
+        );
       }
       // The same version from both: one brings it, the other finds it there.
       await pushOver(room, "first", "same", port);
       await room.transfer("second", "twin");
-      const twins = await Promise.all([pushOver(room, "second", "same", port), pushOver(room, "twin", "same", port)]);
+      const twins = await Promise.all([
+        pushOver(room, "second", "same", port),
+        pushOver(room, "twin", "same", port),
+      ]);
       assert.deepEqual(twins.map(({ versions }) => versions).sort(), [0, 1]);
       assert.deepEqual(await stateOf(room.context, room.path("node/same")), two);
     });
@@ -415,7 +508,10 @@ Deno.test("a channel that is cut after any octet ends both sides with an error, 
   await using node = new MemoryNode(room.context, room.path("node"), { allow: allowAll, capture: "scan" });
   await using tree = await openTree(room.context, room.bytes("second"), { readOnly: true });
   const once = async (name: string, options: { cutAfterBytes?: number }): Promise<number> => {
-    const [near, far]: Channel[] = memoryChannelPair({ limits: recordLimits, ...options }) as [Channel, Channel];
+    const [near, far]: Channel[] = memoryChannelPair({ limits: recordLimits, ...options }) as [
+      Channel,
+      Channel,
+    ];
     assert.ok(near !== undefined && far !== undefined);
     node.take(far);
     try {
@@ -436,9 +532,17 @@ Deno.test("a channel that is cut after any octet ends both sides with an error, 
     const name = `c${cut}`;
     names.push(name);
     await push(room, node, "first", name);
-    await assert.rejects(once(name, { cutAfterBytes: cut }), (error) => error instanceof DroverError && error.code === "disconnected", name);
+    await assert.rejects(
+      once(name, { cutAfterBytes: cut }),
+      (error) => error instanceof DroverError && error.code === "disconnected",
+      name,
+    );
     const state = await stateOf(room.context, room.path(`node/${name}`));
-    assert.ok(state.head === one.head && state.root === one.root || state.head === two.head && state.root === two.root, name);
+    assert.ok(
+      state.head === one.head && state.root === one.root ||
+        state.head === two.head && state.root === two.root,
+      name,
+    );
     await push(room, node, "second", name);
     assert.deepEqual(await stateOf(room.context, room.path(`node/${name}`)), two, name);
   }

@@ -34,9 +34,25 @@ export class Random {
   }
 }
 
-const names = ["a", "b", "c", "d", "e", "f", "\xff\xfe", "n\nl", ".wh.a", "-r", "long".repeat(50)] as BytePath[];
+const names = [
+  "a",
+  "b",
+  "c",
+  "d",
+  "e",
+  "f",
+  "\xff\xfe",
+  "n\nl",
+  ".wh.a",
+  "-r",
+  "x".repeat(100),
+] as BytePath[];
 const modes = [0o600, 0o644, 0o755, 0o700, 0o444, 0o000, 0o4755, 0o2750, 0o1777];
-const specials: readonly [FileKind, number, number][] = [["fifo", 0, 0], ["socket", 0, 0], ["char", 1, 3], ["block", 7, 200]];
+const specials: readonly [FileKind, number, number][] = [["fifo", 0, 0], ["socket", 0, 0], ["char", 1, 3], [
+  "block",
+  7,
+  200,
+]];
 
 /** There is no entry of the kind that was to be changed. */
 class NothingToDo extends Error {}
@@ -76,10 +92,37 @@ export class Mutator {
   }
 
   readonly #operations: readonly (() => void)[] = [
-    this.#createFile, this.#createFile, this.#createFile, this.#mkdir, this.#mkdir, this.#edit, this.#edit, this.#edit,
-    this.#sameLooks, this.#unlink, this.#removeAll, this.#rename, this.#rename, this.#renameDirectory, this.#renameDirectory,
-    this.#renameDirectory, this.#swap, this.#link, this.#link, this.#symlink, this.#special, this.#chmod, this.#chmod,
-    this.#chown, this.#mtime, this.#touchNothing, this.#xattr, this.#xattr, this.#recreate, this.#changeType, this.#copy,
+    this.#createFile,
+    this.#createFile,
+    this.#createFile,
+    this.#mkdir,
+    this.#mkdir,
+    this.#edit,
+    this.#edit,
+    this.#edit,
+    this.#sameLooks,
+    this.#unlink,
+    this.#removeAll,
+    this.#rename,
+    this.#rename,
+    this.#renameDirectory,
+    this.#renameDirectory,
+    this.#renameDirectory,
+    this.#swap,
+    this.#link,
+    this.#link,
+    this.#symlink,
+    this.#special,
+    this.#chmod,
+    this.#chmod,
+    this.#chown,
+    this.#mtime,
+    this.#touchNothing,
+    this.#xattr,
+    this.#xattr,
+    this.#recreate,
+    this.#changeType,
+    this.#copy,
   ];
 
   #note(text: string): void {
@@ -91,7 +134,11 @@ export class Mutator {
   }
 
   #list(directory: BytePath): void {
-    const fd = this.#libc.open(AT_FDCWD, directory === "" ? this.#root : this.#abs(directory), O.RDONLY | O.DIRECTORY);
+    const fd = this.#libc.open(
+      AT_FDCWD,
+      directory === "" ? this.#root : this.#abs(directory),
+      O.RDONLY | O.DIRECTORY,
+    );
     let found: DirEntry[];
     try {
       found = this.#libc.readDir(fd).sort((a, b) => a.name < b.name ? -1 : 1);
@@ -113,8 +160,12 @@ export class Mutator {
 
   /** A directory, the root most often, as they are few. */
   #place(): BytePath {
-    const directories = this.#entries.filter(({ entry }) => entry.kind === "directory").map(({ path }) => path);
-    const directory = this.#random.below(4) === 0 || directories.length === 0 ? "" as BytePath : this.#random.pick(directories);
+    const directories = this.#entries.filter(({ entry }) => entry.kind === "directory").map(({ path }) =>
+      path
+    );
+    const directory = this.#random.below(4) === 0 || directories.length === 0
+      ? "" as BytePath
+      : this.#random.pick(directories);
     return joinPath(directory.split("/").length > 5 ? "" as BytePath : directory, this.#random.pick(names));
   }
 
@@ -193,7 +244,8 @@ export class Mutator {
   }
 
   #remove(path: BytePath): void {
-    const below = this.#entries.filter((known) => known.path === path || known.path.startsWith(path + "/")).reverse();
+    const below = this.#entries.filter((known) => known.path === path || known.path.startsWith(path + "/"))
+      .reverse();
     for (const { path, entry } of below) {
       if (entry.kind === "directory") this.#libc.rmdir(AT_FDCWD, this.#abs(path));
       else this.#libc.unlink(AT_FDCWD, this.#abs(path));
@@ -201,13 +253,19 @@ export class Mutator {
   }
 
   #rename(): void {
-    const [from, to] = [this.#some("file", "symlink", "fifo"), this.#random.below(3) === 0 ? this.#some("file") : this.#place()];
+    const [from, to] = [
+      this.#some("file", "symlink", "fifo"),
+      this.#random.below(3) === 0 ? this.#some("file") : this.#place(),
+    ];
     this.#note(`rename ${from} ${to}`);
     this.#libc.rename(AT_FDCWD, this.#abs(from), AT_FDCWD, this.#abs(to));
   }
 
   #renameDirectory(): void {
-    const [from, to] = [this.#some("directory"), this.#random.below(3) === 0 ? this.#some("directory") : this.#place()];
+    const [from, to] = [
+      this.#some("directory"),
+      this.#random.below(3) === 0 ? this.#some("directory") : this.#place(),
+    ];
     this.#note(`rename directory ${from} ${to}`);
     this.#move(from, to);
   }
@@ -276,7 +334,9 @@ export class Mutator {
   #chmod(): void {
     const path = this.#some("file", "directory", "fifo", "socket", "char");
     // What its owner cannot read, an ordinary user cannot keep.
-    const mode = this.#isRoot ? this.#random.pick(modes) : this.#random.pick([0o600, 0o644, 0o755, 0o1700]) | 0o700;
+    const mode = this.#isRoot
+      ? this.#random.pick(modes)
+      : this.#random.pick([0o600, 0o644, 0o755, 0o1700]) | 0o700;
     this.#note(`chmod ${path} ${mode.toString(8)}`);
     this.#libc.chmod(AT_FDCWD, this.#abs(path), mode);
   }
@@ -317,7 +377,9 @@ export class Mutator {
     this.#note(`recreate ${path}`);
     this.#remove(path);
     this.#libc.mkdir(AT_FDCWD, this.#abs(path), 0o755);
-    if (this.#random.below(2) === 0) this.#libc.mkdir(AT_FDCWD, this.#abs(joinPath(path, this.#random.pick(names))), 0o755);
+    if (this.#random.below(2) === 0) {
+      this.#libc.mkdir(AT_FDCWD, this.#abs(joinPath(path, this.#random.pick(names))), 0o755);
+    }
   }
 
   #changeType(): void {

@@ -28,9 +28,14 @@ export class MemoryNode implements AsyncDisposable {
   readonly #stop = new AbortController();
   readonly #served: Promise<void>;
   #wake = () => {};
+  #logged = () => {};
   #closed = false;
 
-  constructor(context: TreeContext, root: string, options: Pick<NodeOptions, "allow" | "capture" | "profile">) {
+  constructor(
+    context: TreeContext,
+    root: string,
+    options: Pick<NodeOptions, "allow" | "capture" | "profile">,
+  ) {
     this.root = root;
     const listener: Listener = {
       address: { host: "memory", port: 0 },
@@ -41,7 +46,11 @@ export class MemoryNode implements AsyncDisposable {
       [Symbol.dispose]: () => {},
       [Symbol.asyncIterator]: () => this.#channels(),
     };
-    this.#served = serveTrees({ ...context, log: (line) => this.log.push(line) }, {
+    const log = (line: string): void => {
+      this.log.push(line);
+      this.#logged();
+    };
+    this.#served = serveTrees({ ...context, log }, {
       ...options,
       listener,
       root: pathFromText(root),
@@ -69,6 +78,7 @@ export class MemoryNode implements AsyncDisposable {
     let at = 0;
     const answered: Uint8Array[] = [];
     const over = Promise.withResolvers<void>();
+    const logged = new Promise<void>((resolve) => this.#logged = resolve);
     this.take(
       new RecordChannel({
         read: (buffer) => {
@@ -86,12 +96,17 @@ export class MemoryNode implements AsyncDisposable {
       }, { peer: "peer:1", encrypted: false, limits: recordLimits }),
     );
     await over.promise;
-    await new Promise((resolve) => setTimeout(resolve, 0)); // what closed the channel is logged after it
     const reader = new RecordReader({ limits: () => 1 << 27 });
     reader.push(concat(answered));
     const records: WireRecord[] = [];
     for (let record = reader.next(); record !== null && record.type !== endType; record = reader.next()) {
       records.push({ type: record.type, body: record.body });
+    }
+    if (outcomeOf(records) === null) {
+      // What broke the channel off is logged when all that was under way has ended.
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      await Promise.race([logged, new Promise((resolve) => timer = setTimeout(resolve, 1000))]);
+      clearTimeout(timer);
     }
     return records;
   }
@@ -99,6 +114,22 @@ export class MemoryNode implements AsyncDisposable {
   /** Says these records and END. */
   async tell(records: readonly WireRecord[]): Promise<Outcome> {
     return outcomeOf(await this.say(octetsOf([...records, { type: endType, body: new Uint8Array() }])));
+  }
+
+  /** Says a package again, without the segments that the node still has, as an honest sender does. */
+  async resume(tree: string, records: readonly WireRecord[]): Promise<Outcome> {
+    const start = records.filter(({ type }) => type === recordType.offer || type === recordType.metadata);
+    const ready = (await this.say(octetsOf([hello(tree), ...start]))).find(({ type }) =>
+      type === recordType.ready
+    );
+    const { have } = JSON.parse(new TextDecoder().decode(ready?.body)) as { have: { index: number }[] };
+    const had = new Set(have.map(({ index }) => index));
+    // A segment's body begins with its index.
+    const index = ({ body }: WireRecord) => new DataView(body.buffer, body.byteOffset).getUint32(0, true);
+    return await this.tell([
+      hello(tree),
+      ...records.filter((one) => one.type !== recordType.segment || !had.has(index(one))),
+    ]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -111,7 +142,9 @@ export class MemoryNode implements AsyncDisposable {
 export function outcomeOf(records: readonly WireRecord[]): Outcome {
   for (const { type, body } of records) {
     if (type === recordType.done) return "done";
-    if (type === recordType.error) return JSON.parse(new TextDecoder().decode(body)) as { code: string; message: string };
+    if (type === recordType.error) {
+      return JSON.parse(new TextDecoder().decode(body)) as { code: string; message: string };
+    }
   }
   return null;
 }

@@ -2,8 +2,8 @@
  * What can happen to a tree, as shell scripts: each scenario has a directory of its own, a script that fills it, and one
  * script per version that changes it. All of them run in one tree, so that a version holds everything at once.
  *
- * Scripts may use `bytes OFFSET LENGTH` (the same random bytes every time), `mk KIND NAME` (an entry of any kind) and
- * `$SOCKET` (a socket to copy).
+ * Scripts may use `bytes OFFSET LENGTH` (the same random bytes every time), `mk KIND NAME` (an entry of any kind),
+ * `$SOCKET` (a socket to copy) and `one ID` (a user or group; 0 where `$IDS` says that there is no other).
  */
 
 /** One scenario. */
@@ -13,6 +13,8 @@ export interface Scenario {
   steps: readonly string[];
   /** It needs what only root may do: devices, owners, capabilities, `trusted.` attributes. */
   root?: boolean;
+  /** It denies its owner to read something, which an ordinary user could not keep; the root of a user namespace can. */
+  denies?: boolean;
   /** The root's own metadata changes; it is run in the tree's root. */
   atRoot?: boolean;
 }
@@ -23,6 +25,7 @@ export const versionCount = 4;
 /** Shell functions for the scripts. */
 export const prelude = String.raw`
 bytes() { dd if="$POOL/random" iflag=skip_bytes,count_bytes skip="$1" count="$2" bs=64K status=none; }
+one() { if [ -n "$IDS" ]; then echo 0; else echo "$1"; fi; }
 mk() {
   case $1 in
     reg) bytes 100 5000 > "$2" ;;
@@ -43,7 +46,19 @@ mk() {
 }
 `;
 
-const kinds = ["reg", "empty", "dangling", "absolute", "todir", "longlink", "fifo", "sock", "dir", "emptydir", "hard"];
+const kinds = [
+  "reg",
+  "empty",
+  "dangling",
+  "absolute",
+  "todir",
+  "longlink",
+  "fifo",
+  "sock",
+  "dir",
+  "emptydir",
+  "hard",
+];
 const rootKinds = ["char", "block"];
 
 /** create, modify, delete, rename of one kind. */
@@ -68,12 +83,25 @@ function life(kind: string): Scenario {
   };
 }
 
-function typeChanges(name: string, list: readonly string[], others: readonly string[], root: boolean): Scenario {
+function typeChanges(
+  name: string,
+  list: readonly string[],
+  others: readonly string[],
+  root: boolean,
+): Scenario {
   const pairs: [string, string][] = [];
-  for (const a of list) for (const b of [...list, ...others]) if (a !== b) pairs.push([a, b], ...others.includes(b) ? [[b, a] as [string, string]] : []);
+  for (const a of list) {
+    for (const b of [...list, ...others]) {
+      if (a !== b) pairs.push([a, b], ...others.includes(b) ? [[b, a] as [string, string]] : []);
+    }
+  }
   const to = (way: (pair: [string, string]) => string): string =>
     pairs.map((pair) => `rm -rf ${pair.join("-")}; mk ${way(pair)} ${pair.join("-")}`).join("\n");
-  return { name, root, steps: [to(([a]) => a), to(([, b]) => b), to(([a]) => a), "rm -rf *", to(([, b]) => b)] };
+  return {
+    name,
+    root,
+    steps: [to(([a]) => a), to(([, b]) => b), to(([a]) => a), "rm -rf *", to(([, b]) => b)],
+  };
 }
 
 const files: Scenario[] = [
@@ -202,8 +230,8 @@ const metacopy: Scenario[] = [
     root: true,
     steps: [
       "for f in chown caps suid acl attr; do bytes 1000 100000 > $f; done; chmod 4755 suid",
-      "chown 1000:1000 chown; setcap cap_net_raw+ep caps; chown 1:2 suid; setfacl -m u:1000:rw acl; setfattr -n user.k -v v attr",
-      "chown 2000 chown; mv caps caps2; chmod 6755 suid; setfacl -m u:1001:r acl; setfattr -n user.k -v w attr",
+      "chown 1000:1000 chown; setcap cap_net_raw+ep caps; chown 1:2 suid; setfacl -m u:$(one 1000):rw acl; setfattr -n user.k -v v attr",
+      "chown 2000 chown; mv caps caps2; chmod 6755 suid; setfacl -m u:$(one 1001):r acl; setfattr -n user.k -v w attr",
       "chmod 600 chown; setcap cap_chown+ep caps2; mv suid s2; chown 3:3 s2; setfacl -b acl; setfattr -x user.k attr",
       "echo tail >> chown; echo tail >> caps2; echo tail >> s2",
     ],
@@ -239,6 +267,7 @@ const links: Scenario[] = [
   },
   {
     name: "hardlink-special",
+    denies: true,
     steps: [
       // Names of one FIFO or symlink are not a hard-link group of a manifest; both must still be there.
       "echo f > f; ln f g; chmod 000 f; : > e1; ln e1 e2",
@@ -252,7 +281,19 @@ const links: Scenario[] = [
 
 const metadata: Scenario[] = [
   {
+    // An ordinary user cannot write in such a directory, even if it is his.
+    name: "read-only-directories",
+    steps: [
+      "for d in a b c d; do mkdir -p $d/in; echo $d > $d/f; echo $d > $d/in/g; done; chmod 555 a b/in c d/in d; chmod 400 a/f",
+      "chmod 755 a; echo n > a/n; rm a/f; chmod 555 a; chmod 755 c; rm -r c; chmod 755 d; mv d e; chmod 555 e; chmod 755 b/in; rm b/in/g; chmod 555 b/in",
+      "chmod 755 e e/in; rm -r e/in; echo in > e/in; chmod 500 e; mkdir c; echo c > c/c; chmod 555 c",
+      "chmod 755 *; rm -r c; echo b > b/b; chmod 555 b; chmod 755 b/in; echo g > b/in/g; chmod 500 b/in",
+      "chmod 755 b b/in; rm -r b a; mkdir a; chmod 555 a e",
+    ],
+  },
+  {
     name: "modes",
+    denies: true,
     steps: [
       `for m in 0000 0400 0644 0777 1644 2755 4755 6755 7777; do echo $m > f$m; mkdir d$m; echo in > d$m/in; chmod $m f$m; done
        for m in 0000 0555 0700 1777 2755 2777; do [ -d d$m ] || { mkdir d$m; echo in > d$m/in; }; chmod $m d$m; done`,
@@ -292,11 +333,11 @@ const metadata: Scenario[] = [
   {
     name: "acls",
     steps: [
-      `touch a b c; mkdir d e; setfacl -m u:1000:rw a; setfacl -m g:1000:r,m::r b; setfacl -d -m u:1000:rwx d; touch d/inherits; mkdir d/sub`,
-      "setfacl -m u:1001:r a; setfacl -b b; setfacl -m u:5:r c; setfacl -k d; setfacl -d -m g:7:r e; touch e/new; mkdir e/sub; touch e/sub/new",
+      `touch a b c; mkdir d e; setfacl -m u:$(one 1000):rw a; setfacl -m g:$(one 1000):r,m::r b; setfacl -d -m u:$(one 1000):rwx d; touch d/inherits; mkdir d/sub`,
+      "setfacl -m u:$(one 1001):r a; setfacl -b b; setfacl -m u:$(one 5):r c; setfacl -k d; setfacl -d -m g:$(one 7):r e; touch e/new; mkdir e/sub; touch e/sub/new",
       "chmod 600 a; echo more > d/inherits; setfacl -b d/sub; mv e f; touch f/later",
-      "setfacl -R -b d; setfacl -m u:1000:--- c; rm -r f/sub; mkdir f/sub; setfacl -b f/sub; setfacl -k f/sub",
-      "setfacl -R -b .; setfacl -R -k .; setfacl -d -m u:9:rwx .; touch last",
+      "setfacl -R -b d; setfacl -m u:$(one 1000):--- c; rm -r f/sub; mkdir f/sub; setfacl -b f/sub; setfacl -k f/sub",
+      "setfacl -R -b .; setfacl -R -k .; setfacl -d -m u:$(one 9):rwx .; touch last",
     ],
   },
   {
@@ -319,7 +360,7 @@ const metadata: Scenario[] = [
       "chmod 755 .; setfattr -n user.root -v 1 .; setfattr -n user.more -v 1 .",
       "touch -d '1999-09-09T09:09:09.9Z' .",
       "setfattr -x user.root .; chmod 2775 .",
-      "setfacl -d -m u:77:rx .; touch -d '2001-01-01Z' .",
+      "setfacl -d -m u:$(one 77):rx .; touch -d '2001-01-01Z' .",
     ],
   },
 ];
@@ -384,11 +425,15 @@ const names: Scenario[] = [
       String.raw`N=$(printf '%0255d' 1); D=$(printf 'd%0254d' 1); mkdir "$D"
        for n in $'caf\xe9' $'\xff\xfe\x01' $'new\nline' $'tab\there' '-rf' '--' ' ' '.. ' '...' 'a\b' "q'q" 'd"d' '*' '?' '$HOME' '%s' '#' '~' '\\x41' '.wh.x' '.wh..wh..opq' '.wh..opq' '.wh.' $'\x7f' 'A' 'a' $'\xc3\xa9' $'e\xcc\x81' $'\xe2\x80\xae' 'con' '{}' 'x=y,z:w' "$N"; do
          echo "$n" > "./$n"; echo in > "$D/$n"; done; echo x > x; ln -- '-rf' 'link to -rf'; ln -s $'new\nline' $'s\xff'`,
-      String.raw`for n in ./*; do [ -f "$n" ] && echo more >> "$n"; done; mv "$(printf 'd%0254d' 1)" $'dir\xe9\n'`,
-      String.raw`rm -- '-rf' $'caf\xe9' x; mv -- '.wh.x' x; mv 'A' t; mv 'a' 'A'; mv t 'a'; mv $'\xc3\xa9' t; mv $'e\xcc\x81' $'\xc3\xa9'; mv t $'e\xcc\x81'
+      String
+        .raw`for n in ./*; do [ -f "$n" ] && echo more >> "$n"; done; mv "$(printf 'd%0254d' 1)" $'dir\xe9\n'`,
+      String
+        .raw`rm -- '-rf' $'caf\xe9' x; mv -- '.wh.x' x; mv 'A' t; mv 'a' 'A'; mv t 'a'; mv $'\xc3\xa9' t; mv $'e\xcc\x81' $'\xc3\xa9'; mv t $'e\xcc\x81'
        rm $'dir\xe9\n/.wh.x' $'dir\xe9\n/x=y,z:w'; mv $'dir\xe9\n/.wh..wh..opq' .`,
-      String.raw`echo again > $'caf\xe9'; mkdir -- '-rf'; echo in > './-rf/-rf'; mv $'dir\xe9\n' '.wh.dir'; rm -r '.wh.dir/con'; echo y > .wh.y; echo yy > y`,
-      String.raw`rm -r '.wh.dir'; mkdir dir; echo wh > dir/.wh.x; echo opq > dir/.wh..wh..opq; rm ./*x* .wh.y; mv -- '-rf' '--rf'`,
+      String
+        .raw`echo again > $'caf\xe9'; mkdir -- '-rf'; echo in > './-rf/-rf'; mv $'dir\xe9\n' '.wh.dir'; rm -r '.wh.dir/con'; echo y > .wh.y; echo yy > y`,
+      String
+        .raw`rm -r '.wh.dir'; mkdir dir; echo wh > dir/.wh.x; echo opq > dir/.wh..wh..opq; rm ./*x* .wh.y; mv -- '-rf' '--rf'`,
     ],
   },
   {
@@ -414,7 +459,15 @@ const names: Scenario[] = [
 ];
 
 /** The whole table. */
-export const scenarios: readonly Scenario[] = [...files, ...directories, ...metacopy, ...links, ...metadata, ...contents, ...names];
+export const scenarios: readonly Scenario[] = [
+  ...files,
+  ...directories,
+  ...metacopy,
+  ...links,
+  ...metadata,
+  ...contents,
+  ...names,
+];
 
 /** The script of one step for the given scenarios; `$T` is the tree. */
 export function stepScript(list: readonly Scenario[], step: number): string {

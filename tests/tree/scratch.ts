@@ -27,7 +27,10 @@ import type { SendResult } from "../../lib/tree/send.ts";
 
 // At the top level: Deno 2.4 takes a library that a test loads for a leak.
 export const native = openNative();
-const { uid, canMount, inUserNamespace } = native.identity();
+const { uid, canMount, inUserNamespace: isInner } = native.identity();
+
+/** Whether other users cannot be named here. */
+export const inUserNamespace = isInner;
 
 /** Whether this process may chown, mknod and mount as the real root. */
 export const isRoot = uid === 0 && !inUserNamespace;
@@ -36,7 +39,11 @@ export const isRoot = uid === 0 && !inUserNamespace;
 export type Setup = "fast" | "portable" | "scan";
 
 /** The setups that this process can have, and why the others are left out. */
-export const setups: readonly Setup[] = isRoot && canMount ? ["fast", "portable", "scan"] : canMount ? ["portable", "scan"] : ["scan"];
+export const setups: readonly Setup[] = isRoot && canMount
+  ? ["fast", "portable", "scan"]
+  : canMount
+  ? ["portable", "scan"]
+  : ["scan"];
 if (setups.length < 3) console.warn(`tests/tree: not root, so only ${setups.join(" and ")}`);
 
 /** Everything is allowed: trees of tests hold devices and capabilities. */
@@ -100,7 +107,10 @@ export class Scratch implements AsyncDisposable {
 
   /** Paths of uncommitted changes. */
   async changes(name: string): Promise<string[]> {
-    return await this.with(name, async (tree) => (await tree.status()).uncommitted.map(({ change, path }) => `${change} ${path}`));
+    return await this.with(
+      name,
+      async (tree) => (await tree.status()).uncommitted.map(({ change, path }) => `${change} ${path}`),
+    );
   }
 
   /** Every hash of everything kept must be right. */
@@ -179,7 +189,10 @@ export function unmountBelow(dir: string): void {
   const prefix = pathFromText(dir);
   const text = pathFromBytes(Deno.readFileSync("/proc/self/mountinfo"));
   for (const line of text.trimEnd().split("\n").reverse()) {
-    const place = (line.split(" ")[4] ?? "").replace(/\\([0-7]{3})/g, (_, octal) => String.fromCharCode(parseInt(octal, 8)));
+    const place = (line.split(" ")[4] ?? "").replace(
+      /\\([0-7]{3})/g,
+      (_, octal) => String.fromCharCode(parseInt(octal, 8)),
+    );
     if (place !== prefix && !place.startsWith(`${prefix}/`)) continue;
     try {
       native.libc.unmount(place as BytePath, true);
@@ -190,11 +203,24 @@ export function unmountBelow(dir: string): void {
 }
 
 /** Runs a program; it must succeed. Returns what it printed. */
-export async function run(command: readonly string[], options: { cwd?: string; env?: Record<string, string> } = {}): Promise<string> {
+export async function run(
+  command: readonly string[],
+  options: { cwd?: string; env?: Record<string, string> } = {},
+): Promise<string> {
   const [file = "", ...args] = command;
-  const output = await new Deno.Command(file, { args, ...options, stdin: "null", stdout: "piped", stderr: "piped" }).output();
+  const output = await new Deno.Command(file, {
+    args,
+    ...options,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
   const text = new TextDecoder();
-  if (!output.success) throw new Error(`${command.join(" ").slice(0, 300)}: ${output.code}\n${text.decode(output.stderr).slice(0, 4000)}`);
+  if (!output.success) {
+    throw new Error(
+      `${command.join(" ").slice(0, 300)}: ${output.code}\n${text.decode(output.stderr).slice(0, 4000)}`,
+    );
+  }
   return text.decode(output.stdout);
 }
 
@@ -248,7 +274,9 @@ async function linkGroups(dir: string): Promise<Set<string>> {
     names.push(JSON.stringify(line.slice(at + 1)));
     groups.set(line.slice(0, at), names);
   }
-  return new Set([...groups.values()].filter((names) => names.length > 1).map((names) => names.sort().join(" ")));
+  return new Set(
+    [...groups.values()].filter((names) => names.length > 1).map((names) => names.sort().join(" ")),
+  );
 }
 
 /** Fails with the differing paths. */

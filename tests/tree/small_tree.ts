@@ -3,7 +3,7 @@
  * that break the work on it at every step.
  */
 import { join } from "node:path";
-import { pathFromText, rootPath } from "../../lib/base/path.ts";
+import { type BytePath, pathFromText } from "../../lib/base/path.ts";
 import { Manifest } from "../../lib/version/manifest.ts";
 import { Beneath } from "../../lib/tree/beneath.ts";
 import { walkTree } from "../../lib/tree/walk.ts";
@@ -18,7 +18,9 @@ function write(dir: string, name: string, text: string): void {
 
 /** About thirty entries of all kinds. */
 export function makeFirst(dir: string): void {
-  for (const name of ["", "sub", "sub/deep", "moved", "moved/inner", "emptied", "becomes-file", "opaque", "kept"]) {
+  for (
+    const name of ["", "sub", "sub/deep", "moved", "moved/inner", "emptied", "becomes-file", "opaque", "kept"]
+  ) {
     Deno.mkdirSync(join(dir, name), { recursive: true });
   }
   write(dir, "a", "first\n".repeat(100));
@@ -44,7 +46,7 @@ export function makeFirst(dir: string): void {
   libc.setXattr(here, path("a"), pathFromText("user.note"), new Uint8Array([1, 2, 3]));
   Deno.truncateSync(join(dir, "sub/deep/c"), 100_000);
   const bytes = pathFromText(dir) + "/kept/\xff\xfe\n";
-  libc.close(libc.open(here, bytes as typeof rootPath, 0o101, 0o600));
+  libc.close(libc.open(here, bytes as BytePath, 0o101, 0o600));
   if (isRoot) {
     libc.mknod(here, path("device"), "char", 0o600, 1, 3);
     libc.chown(here, path("sub/b"), 1000, 1001);
@@ -98,7 +100,9 @@ export function makeOther(dir: string): void {
 
 /** Times far enough back that the stat cache may trust them. */
 function setOldTimes(dir: string): void {
-  for (const name of ["a", "sub/b", "mode", "hard-1"]) libc.setMtime(here, pathFromText(join(dir, name)), 1_600_000_000, 123_456_789);
+  for (const name of ["a", "sub/b", "mode", "hard-1"]) {
+    libc.setMtime(here, pathFromText(join(dir, name)), 1_600_000_000, 123_456_789);
+  }
 }
 
 /** Names everything that is in a directory, content and metadata: equal trees have equal roots. */

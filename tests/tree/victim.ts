@@ -49,7 +49,12 @@ export interface Job {
 }
 
 /** Does a piece of work; every change that it makes goes through `context`, what it only reads through `plain`. */
-export async function doWork(work: Work, text: string, context: TreeContext, plain: TreeContext): Promise<void> {
+export async function doWork(
+  work: Work,
+  text: string,
+  context: TreeContext,
+  plain: TreeContext,
+): Promise<void> {
   const dir = pathFromText(text);
   if (work.do === "init") return void await initTree(context, dir, work.options);
   if (work.do === "deinit") return void await deinitTree(context, dir);
