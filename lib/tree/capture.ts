@@ -9,8 +9,10 @@
  * - a file with `metacopy`: only its metadata changed, its content is the one below (here it reads as zeros);
  * - anything else: as it is.
  *
- * Hard links are told by the inode numbers of the *merged* view, the only place where they are right for every
- * setting of `index`: with it a file stays linked when one of its names is written, without it the names part.
+ * Hard links: without the `index` a name that is written parts from the others, so names in the upper belong together by
+ * their inode there, and the names below by the version below. With it they stay together, and only the inode numbers of the
+ * *merged* view tell how. (Without it those may lie: in a user namespace a file that was copied up has its old number until
+ * the kernel forgets it.)
  *
  * @module
  */
@@ -146,6 +148,8 @@ class UpperScan {
   readonly #movedFrom = new Map<BytePath, BytePath>();
   /** Files of the upper that have further names, by upper inode. */
   readonly #linked: { path: BytePath; inode: string }[] = [];
+  /** Upper inodes of all files of the upper, where the version below has hard links that they may have left. */
+  readonly #inodes = new Map<BytePath, string>();
 
   constructor(upper: Beneath, base: Manifest, options: CaptureOptions) {
     this.#upper = upper;
@@ -218,6 +222,7 @@ class UpperScan {
         this.content.push({ digest, path });
       }
       if (found.nlink > 1) this.#linked.push({ path, inode: `${found.inode}` });
+      if (this.#base.totals.links > 0) this.#inodes.set(path, `${found.inode}`);
     }
     const target = found.kind === "symlink" ? readTarget(this.#upper, path) : rootPath;
     this.view.set(path, entryOf(path, stat, ownXattrs(xattrs), digest, target));
@@ -276,7 +281,7 @@ class UpperScan {
     const members = this.#groupMembers();
     const groups = new Map<string, BytePath[]>();
     for (const { path, fallback } of members) {
-      const stat = merged?.stat(path) ?? null;
+      const stat = index ? merged?.stat(path) ?? null : null;
       const key = stat === null ? fallback : `${stat.device}.${stat.inode}`;
       const group = groups.get(key);
       if (group === undefined) groups.set(key, [path]);
@@ -347,7 +352,9 @@ class UpperScan {
               : path === name
               ? this.#base.get(name)
               : null;
-            if (now?.kind === "file" || now?.kind === "link") members.set(path, `base ${leader}`);
+            if (now?.kind !== "file" && now?.kind !== "link") continue;
+            const inode = this.#inodes.get(path);
+            members.set(path, inode === undefined ? `base ${leader}` : `upper ${inode}`);
           }
         }
       }

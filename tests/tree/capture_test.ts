@@ -68,6 +68,7 @@ for (const setup of setups) {
       }
       for (let version = 1; version <= versionCount; version++) {
         await sh(scratch.dir, stepScript(wanted, version), env);
+        await scratch.settle("tree");
         await plainCopy(tree, copyOf(version));
         versions.push(await scratch.commit("tree"));
         await assertSame(copyOf(version), tree, `after commit ${version}`);

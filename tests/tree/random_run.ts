@@ -34,6 +34,7 @@ export async function tryRandom(seed: number, base: string): Promise<void> {
     for (let version = 1; version <= versionsPerRun; version++) {
       mutator.done.push(`--- ${version}`);
       mutator.run(1 + random.below(40));
+      await scratch.settle("tree");
       await plainCopy(dir, copyOf(version));
       const head = await scratch.commit("tree");
       if (head === versions.at(-1)) {

@@ -105,6 +105,18 @@ export class Scratch implements AsyncDisposable {
     await this.with(name, (tree) => tree.checkout({ version, force }));
   }
 
+  /**
+   * In a user namespace the names of a file that was copied up show different inode numbers until the kernel forgets
+   * them, so `cp` would take them for two files. This makes it forget.
+   */
+  async settle(name: string): Promise<void> {
+    if (!inUserNamespace) return;
+    await this.with(name, async (tree) => {
+      tree.unmount();
+      await tree.mount();
+    });
+  }
+
   /** Paths of uncommitted changes. */
   async changes(name: string): Promise<string[]> {
     return await this.with(
