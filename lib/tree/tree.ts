@@ -181,6 +181,8 @@ export class Tree implements AsyncDisposable {
       if (options.readOnly !== true) {
         await tree.#takeLock();
         await tree.recover();
+        // Only now: later on there are layers in the making. While it comes or leaves, layer 0 may be the directory itself.
+        if (tree.store.note("init") === null && tree.store.note("deinit") === null) tree.sweepLayers();
       }
       return tree;
     } catch (error) {
@@ -238,13 +240,11 @@ export class Tree implements AsyncDisposable {
       if (pointers.pending !== null) await this.#applyPending();
     } else if (pointers.head === null) {
       this.#undoMove();
-      if (this.store.note("init") !== null) return; // layer 0 may be the directory itself
     } else if (
       this.store.note("switching") !== null || mounted !== null && mounted.upper !== pointers.upper
     ) {
       this.#show();
     } else if (mounted?.readOnly === true) this.libc.remount(setup.dir, false);
-    this.sweepLayers();
   }
 
   /** Shows an overlay tree in its directory, after a reboot for instance. */

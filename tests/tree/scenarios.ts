@@ -394,14 +394,14 @@ const contents: Scenario[] = [
   {
     name: "sparse",
     steps: [
-      `truncate -s 2M all; { truncate -s 300K start; bytes 0 100000 >> start; }; bytes 0 100000 > end; truncate -s 1M end
-       bytes 0 300000 > punched; truncate -s 5M big; for i in 0 7 19 31; do bytes $((i*100)) 65536 | dd of=big bs=64K seek=$((i*2)) conv=notrunc status=none; done
-       fallocate -l 300000 reserved; bytes 0 4096 > block; truncate -s 4096 hole; truncate -s 3M three`,
+      `truncate -s 1M all; { truncate -s 300K start; bytes 0 100000 >> start; }; bytes 0 100000 > end; truncate -s 1M end
+       bytes 0 300000 > punched; truncate -s 3M big; for i in 0 7 19 31; do bytes $((i*100)) 65536 | dd of=big bs=64K seek=$((i*2)) conv=notrunc status=none; done
+       fallocate -l 300000 reserved; bytes 0 4096 > block; truncate -s 4096 hole; truncate -s 2M three`,
       `fallocate -p -o 65536 -l 131072 punched; bytes 0 4096 | dd of=all bs=4096 seek=300 conv=notrunc status=none
-       bytes 9 5000 | dd of=big bs=1M seek=3 conv=notrunc status=none; truncate -s 6M big; printf x >> hole; printf x | dd of=reserved bs=1 seek=5000 conv=notrunc status=none
+       bytes 9 5000 | dd of=big bs=1M seek=2 conv=notrunc status=none; truncate -s 4M big; printf x >> hole; printf x | dd of=reserved bs=1 seek=5000 conv=notrunc status=none
        bytes 0 100 >> three; cp -p end end2`,
       "fallocate -p -o 0 -l 200K start; truncate -s 100K end; truncate -s 2M end; mv big big2; chmod 600 big2; fallocate -p -o 0 -l 4096 block; ln three t2",
-      "dd if=/dev/zero of=all bs=64K count=10 seek=3 conv=notrunc status=none; fallocate -i -o 4096 -l 8192 start 2>/dev/null || bytes 0 8192 >> start; truncate -s 3M big2",
+      "dd if=/dev/zero of=all bs=64K count=10 seek=3 conv=notrunc status=none; fallocate -i -o 4096 -l 8192 start 2>/dev/null || bytes 0 8192 >> start; truncate -s 2M big2",
       "truncate -s 0 all; truncate -s 1M all; truncate -s 100000 punched; rm t2; printf y | dd of=three bs=1 seek=$((1<<20)) conv=notrunc status=none",
     ],
   },

@@ -183,6 +183,8 @@ function setupOptions(setup: Setup): { capture: "overlay" | "scan"; profile?: "f
 
 /** A place in memory for tests that only want to be quick; /var/tmp where that cannot hold attributes. */
 export function memoryBase(): string {
+  const base = Deno.env.get("DROVER_TEST_BASE");
+  if (base !== undefined) return base;
   try {
     const probe = Deno.makeTempFileSync({ dir: "/dev/shm", prefix: "drover-tree-test-" });
     try {
