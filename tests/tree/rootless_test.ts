@@ -5,14 +5,14 @@
  */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { has, isRoot, Scratch } from "./scratch.ts";
+import { has, isRoot, memoryBase, Scratch } from "./scratch.ts";
 
 const inner = Deno.env.get("DROVER_INNER") !== undefined;
 const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 
 /** Runs the table with one setup, and random changes, as that user and below a command. */
 async function asUser(below: readonly string[], setup: string): Promise<string> {
-  await using scratch = new Scratch();
+  await using scratch = new Scratch(memoryBase());
   const base = scratch.mkdir("base");
   const user = isRoot ? ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] : [];
   if (isRoot) Deno.chownSync(base, 65534, 65534);

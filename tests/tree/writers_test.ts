@@ -190,6 +190,7 @@ class Dialogue implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
   readonly #output: ReadableStreamDefaultReader<string>;
+  #pending = "";
 
   constructor(cwd: string, program: string) {
     this.#child = new Deno.Command("python3", { args: ["-c", program], cwd, stdin: "piped", stdout: "piped" })
@@ -198,11 +199,19 @@ class Dialogue implements AsyncDisposable {
     this.#output = this.#child.stdout.pipeThrough(new TextDecoderStream()).getReader();
   }
 
-  /** Waits for the next answer. */
+  /** Waits for the next answer: a whole line, however the pipe cuts it. */
   async answer(): Promise<string> {
-    const { value, done } = await this.#output.read();
-    if (done) throw new Error("python3 ended");
-    return value;
+    for (;;) {
+      const end = this.#pending.indexOf("\n") + 1;
+      if (end > 0) {
+        const line = this.#pending.slice(0, end);
+        this.#pending = this.#pending.slice(end);
+        return line;
+      }
+      const { value, done } = await this.#output.read();
+      if (done) throw new Error("python3 ended");
+      this.#pending += value;
+    }
   }
 
   async say(line: string): Promise<void> {
