@@ -916,6 +916,8 @@ export class Tree implements AsyncDisposable {
   /**
    * Builds a layer from content that is here. `share` says of which layers, about to go away, files may be linked instead of
    * copied; `written` names files that are copied from where programs may be writing them.
+   *
+   * @internal
    */
   async buildLayer(layer: number, plan: {
     before: Manifest;
