@@ -45,7 +45,7 @@ import { createEmptyTree, removeUnfinished } from "./init.ts";
 import { LayerBuilder } from "./layer.ts";
 import { absolutePath, findTree, openTree } from "./locate.ts";
 import { AT_FDCWD, SEEK_DATA, SEEK_HOLE } from "./posix.ts";
-import { type Allowance, checkAllowed } from "./receive.ts";
+import { type Allowance, checkAllowed } from "./admission.ts";
 import { defaultState } from "./registry.ts";
 import { objectLayer, type StoredVersion } from "./store.ts";
 import { secondsSince, type Tree, uncommitted } from "./tree.ts";

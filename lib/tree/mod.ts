@@ -37,6 +37,6 @@ export {
   pushTree,
   type Resolve,
 } from "./push.ts";
-export type { Allowance } from "./receive.ts";
+export type { Allowance } from "./admission.ts";
 export { type NodeOptions, serveTrees } from "./node.ts";
 export { recordLimits } from "./protocol.ts";

@@ -15,7 +15,7 @@ import { createEmptyTree } from "./init.ts";
 import { absolutePath, findTree, openTree } from "./locate.ts";
 import { decodeHello, encodeMessage, errorMessage, type Hello, recordType } from "./protocol.ts";
 import { decide, receiveFrom, sendTo, sideState } from "./push.ts";
-import type { Allowance } from "./receive.ts";
+import type { Allowance } from "./admission.ts";
 import { defaultState, Registry } from "./registry.ts";
 import type { Tree } from "./tree.ts";
 

@@ -30,7 +30,8 @@ import {
   remoteError,
   type SideState,
 } from "./protocol.ts";
-import { type Allowance, receivePackage, type ReceiveResult } from "./receive.ts";
+import type { Allowance } from "./admission.ts";
+import { receivePackage, type ReceiveResult } from "./receive.ts";
 import { sendPackage, type SendResult } from "./send.ts";
 import { type CommitResult, secondsSince, type Tree, uncommitted } from "./tree.ts";
 
