@@ -11,7 +11,7 @@ import { pathToText } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import { fromHex, toHex } from "../base/hex.ts";
 import type { Channel, ReceivedRecord } from "../net/mod.ts";
-import { DeltaEncoder, deltaSizeMax, type Extent, LargeDelta, OpList } from "../version/delta.ts";
+import { DeltaEncoder, type Extent, LargeDelta, OpList } from "../version/delta.ts";
 import type { Entry, VersionInfo } from "../version/entry.ts";
 import { diffManifests } from "../version/diff.ts";
 import { Manifest } from "../version/manifest.ts";
@@ -47,17 +47,24 @@ import type { Tree } from "./tree.ts";
 /** Segments that are being compressed or sent at a time. */
 const inFlightMax = 3;
 
-/** Compression follows the bottleneck: up a step while segments wait for the wire, down while the wire waits for them. */
-const levels = [3, 4, 5, 6, 7, 8, 9];
+/**
+ * zstd levels, of which compression takes the one that fits the bottleneck: a step up while segments wait for the wire, a
+ * step down while the wire waits for them. Below 6 the bytes grow by several per cent for little time: writing the
+ * files takes the receiver longer than packing them takes the sender.
+ */
+const levels = [6, 7, 8, 9];
 const levelStart = 8;
 /** A package this small is over before the bottleneck shows; then time counts more than the last per cent. */
 const smallPackage = 32 << 20;
 const smallLevel = 4;
 const metadataLevel = 9;
 
+/** Bases that are read whole for a delta; above it a window of them is. */
+const wholeBasesMax = 16 << 20;
+
 /** Cost of a segment, smaller for a small package so that its parts overlap too. */
 const segmentCostMin = 1 << 20;
-const segmentCostMax = 8 << 20;
+const segmentCostMax = 4 << 20;
 
 /** A segment on its way: encoded, with the bytes of its reference prefix and the digest of its meaning. */
 interface EncodedSegment {
@@ -101,9 +108,9 @@ class Sender {
   readonly #plan: SendPlan;
   readonly #reader: PieceReader;
   readonly #replies: Replies;
+  #level: number = levelStart;
   #packMs = 0;
   #sendMs = 0;
-  #levelAt = levels.indexOf(levelStart);
 
   constructor(channel: Channel, tree: Tree, plan: SendPlan) {
     this.#channel = channel;
@@ -123,7 +130,7 @@ class Sender {
     const segments = planSegments(upserts, {
       costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 16)),
     });
-    if (total < smallPackage) this.#levelAt = levels.indexOf(smallLevel);
+    if (total < smallPackage) this.#level = smallLevel;
     const metadata: PackageMetadata = {
       mode: plan.mode,
       from: plan.from?.id ?? null,
@@ -237,11 +244,12 @@ class Sender {
     const sending = performance.now();
     await this.#send(recordType.segment, body);
     const wireIsSlower = performance.now() - sending > sending - waiting;
-    this.#levelAt = Math.max(0, Math.min(levels.length - 1, this.#levelAt + (wireIsSlower ? 1 : -1)));
+    const at = levels.indexOf(this.#level) + (wireIsSlower ? 1 : -1);
+    this.#level = levels[Math.max(0, Math.min(levels.length - 1, at))] ?? this.#level;
   }
 
   async #pack(segment: RawSegment, prefix: Uint8Array): Promise<Uint8Array> {
-    const level = levels[this.#levelAt] ?? levels[0] ?? 3;
+    const level = this.#level;
     const [ops, literals] = await Promise.all([
       this.#part(segment.ops, level, null),
       this.#part(segment.literals, level, prefix.length === 0 ? null : prefix),
@@ -389,7 +397,7 @@ class PieceReader {
       if (entries.length === 0 && !sparse) return this.#encoder.add(piece, target, null);
       const input = sparse && extents !== null ? { target, extents } : { target };
       const whole = piece.offset === 0 && piece.length === entry.size;
-      const small = entries.reduce((sum, { size }) => sum + size, 0) <= deltaSizeMax / 2;
+      const small = entries.reduce((sum, { size }) => sum + size, 0) <= wholeBasesMax;
       if (entries.length === 0) this.#delta.encode({ ...input, bases: [] }, this.#ops);
       else if (whole && small) this.#delta.encode({ ...input, bases: this.#readBases(entries) }, this.#ops);
       else this.#largeDelta(piece, entries[0]).encode({ ...input, offset: piece.offset }, this.#ops);
@@ -402,7 +410,7 @@ class PieceReader {
   #readBases(entries: readonly Entry[]): Uint8Array[] {
     const { libc, content } = this.#tree;
     const total = entries.reduce((sum, { size }) => sum + size, 0);
-    if (this.#bases.length < total) this.#bases = new Uint8Array(total * 2);
+    if (this.#bases.length < total) this.#bases = new Uint8Array(total + (total >> 3));
     this.#delta.forget();
     let at = 0;
     return entries.map((entry) => {
