@@ -284,6 +284,7 @@ export async function deinitTree(
   await using tree = await Tree.open(context, place.state);
   const { setup, pointers } = tree.store;
   if (tree.store.note("deinit") === null) {
+    refuseRescued(tree);
     if (setup.capture === "scan") {
       tree.store.setNote("deinit", ` ${tree.store.manifestOf(pointers.head).count - 1}`);
     } else {
@@ -299,6 +300,21 @@ export async function deinitTree(
   Store.remove(context.native, place.state);
   new Registry(context.home).remove(place.dir);
   return { dir: pathToText(place.dir), entries };
+}
+
+/** What was moved out of the way of a version is in the state directory, which goes: it must not go with it. */
+function refuseRescued(tree: Tree): void {
+  const work = tree.store.below("work");
+  using place = Beneath.open(tree.libc, work);
+  const rescued = place.list(rootPath).filter(({ name }) => name.startsWith("rescued-"));
+  if (rescued.length === 0) return;
+  throw new DroverError(
+    "uncommitted",
+    `Cannot leave "${tree.name}": ${rescued.length} of its files were moved to "${
+      pathToText(work)
+    }" to save them`,
+    { hint: `move them from there to where they belong: ls ${pathToText(work)}/rescued-*` },
+  );
 }
 
 async function flush(libc: Libc, path: BytePath): Promise<void> {

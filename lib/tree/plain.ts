@@ -5,7 +5,7 @@
  * one; deletions come first, directories' metadata last.
  * Every step looks at what is there before it acts, so the whole can be run again after a crash at any point; the
  * journal (`Pointers.pending`) says that it must. What is there and is neither the old version nor the new one, because a user
- * wrote it in between, is moved to `rescued/` in the state directory, not overwritten.
+ * wrote it in between, is moved to `work/rescued-…` in the state directory, not overwritten.
  *
  * @module
  */

@@ -12,7 +12,7 @@ import { createHash } from "node:crypto";
 import { type BytePath, joinPath, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import type { Entry, EntryKind } from "../version/entry.ts";
-import { isOverlayXattr } from "../version/whiteout.ts";
+import { isOverlayXattr, isWhiteoutDevice } from "../version/whiteout.ts";
 import type { FileStat, Libc, Xattr } from "../../ffi/mod.ts";
 import { type Beneath, errorCode, isMissing } from "./beneath.ts";
 import { Breath } from "./breath.ts";
@@ -208,6 +208,12 @@ export async function walkTree(root: Beneath, options: {
   const rootStat = libc.fstat(root.fd);
   entries.push(entryOf(rootPath, rootStat, ownXattrs(root.xattrs(rootPath)), null, rootPath));
   const settled = new Settled(options);
+  const xattrsOf = (path: BytePath): Xattr[] => {
+    const xattrs = root.xattrs(path);
+    const foreign = xattrs.find((xattr) => isOverlayXattr(xattr.name));
+    if (foreign !== undefined) throw overlayMark(path, `the xattr "${pathToText(foreign.name)}"`);
+    return xattrs;
+  };
   const visit = async (path: BytePath, found: FileStat): Promise<void> => {
     if (found.kind === "file") {
       const group = found.nlink > 1 ? `${found.device}.${found.inode}` : "";
@@ -226,14 +232,15 @@ export async function walkTree(root: Beneath, options: {
         hashed += stat.size;
         if (settled.vouches(stat)) seenNow.push({ path, stamp: stampOf(stat), digest });
       }
-      const entry = entryOf(path, stat, ownXattrs(root.xattrs(path)), digest, rootPath);
+      const entry = entryOf(path, stat, xattrsOf(path), digest, rootPath);
       options.onFile?.(path, stat, digest);
       entries.push(entry);
       if (group !== "") leaders.set(group, entry);
       return;
     }
     const target = found.kind === "symlink" ? readTarget(root, path) : rootPath;
-    entries.push(entryOf(path, found, ownXattrs(root.xattrs(path)), null, target));
+    if (isWhiteoutDevice(found)) throw overlayMark(path, "a 0:0 device");
+    entries.push(entryOf(path, found, xattrsOf(path), null, target));
     if (found.kind === "directory") pending.push(path);
   };
   const pending: BytePath[] = [rootPath];
@@ -258,6 +265,17 @@ export async function walkTree(root: Beneath, options: {
   }
   entries.push(...regroup(links, leaders.values()));
   return { entries, seen: seenNow, hashed };
+}
+
+/** Whoever keeps the layers of overlays in a tree would lose what these marks say, or have it taken for ours. */
+function overlayMark(path: BytePath, what: string): DroverError {
+  return new DroverError(
+    "unsupported",
+    `Cannot take in "${pathToText(path)}": it is, or has, ${what} of an overlay's layer`,
+    {
+      hint: "keep the storage of containers out of the tree",
+    },
+  );
 }
 
 /**

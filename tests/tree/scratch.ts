@@ -177,7 +177,8 @@ export class Scratch implements AsyncDisposable {
   }
 }
 
-function setupOptions(setup: Setup): { capture: "overlay" | "scan"; profile?: "fast" | "portable" } {
+/** What a setup is called in the options of the product. */
+export function setupOptions(setup: Setup): { capture: "overlay" | "scan"; profile?: "fast" | "portable" } {
   return setup === "scan" ? { capture: "scan" } : { capture: "overlay", profile: setup };
 }
 
