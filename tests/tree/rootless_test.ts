@@ -4,23 +4,33 @@
  * otherwise whoever runs the tests.
  */
 import assert from "node:assert/strict";
+import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
-import { has, isRoot, memoryBase, Scratch } from "./scratch.ts";
+import { has, isRoot, memoryBase, run, Scratch } from "./scratch.ts";
 
 const inner = Deno.env.get("DROVER_INNER") !== undefined;
-const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+const project = fileURLToPath(new URL("../../", import.meta.url));
 
 /** Runs the table with one setup, and random changes, as that user and below a command. */
 async function asUser(below: readonly string[], setup: string): Promise<string> {
   await using scratch = new Scratch(memoryBase());
   const base = scratch.mkdir("base");
   const user = isRoot ? ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] : [];
+  // That user may not be able to look into the place where root keeps these.
+  const code = scratch.mkdir("code");
+  await run([
+    "cp",
+    "-r",
+    ...["ffi", "lib", "tests", "build"].map((name) => project + name),
+    Deno.execPath(),
+    code,
+  ]);
   if (isRoot) Deno.chownSync(base, 65534, 65534);
   Deno.chmodSync(scratch.dir, 0o755);
   const command = [
     ...user,
     ...below,
-    Deno.execPath(),
+    `${code}/${basename(Deno.execPath())}`,
     "test",
     "--quiet",
     "--no-check",
@@ -31,7 +41,7 @@ async function asUser(below: readonly string[], setup: string): Promise<string> 
   ];
   const [file = "", ...args] = [
     ...command,
-    ...["capture_test.ts", "random_test.ts", "init_test.ts"].map(here),
+    ...["capture_test.ts", "random_test.ts", "init_test.ts"].map((name) => `${code}/tests/tree/${name}`),
   ];
   const output = await new Deno.Command(file, {
     args,
@@ -54,7 +64,7 @@ async function asUser(below: readonly string[], setup: string): Promise<string> 
   return text;
 }
 
-/** A test process must be able to read these sources as that user. */
+/** What that takes. */
 const tools = has("rsync", "setpriv", "unshare", "setfacl", "setcap", "setfattr", "getfattr", "python3");
 
 /** Whether that user may make a user namespace and mount an overlay there. */
