@@ -8,9 +8,8 @@
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { join } from "node:path";
-import { type BytePath, nameOf, parentOf, pathToBytes } from "../base/path.ts";
+import { type BytePath, nameOf, parentOf, pathFromBytes, pathToBytes } from "../base/path.ts";
 import { fromHex, toHex } from "../base/hex.ts";
-import { pathFromBytes } from "../base/path.ts";
 
 /** A tree's directory and its state directory, both absolute. */
 export interface TreePlace {

@@ -11,7 +11,7 @@
 import { createHash } from "node:crypto";
 import { type BytePath, joinPath, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
-import type { Entry, EntryKind } from "../version/entry.ts";
+import { emptyEntry, type Entry, type EntryKind } from "../version/entry.ts";
 import { isOverlayXattr, isWhiteoutDevice } from "../version/whiteout.ts";
 import type { FileStat, Libc, Xattr } from "../../ffi/mod.ts";
 import { type Beneath, errorCode, isMissing } from "./beneath.ts";
@@ -134,21 +134,7 @@ export function entryOf(
 
 /** A further name of the file whose smallest path is `target`. */
 export function linkEntry(path: BytePath, target: BytePath): Entry {
-  return {
-    path,
-    kind: "link",
-    mode: 0,
-    uid: 0,
-    gid: 0,
-    mtimeSeconds: 0,
-    mtimeNanos: 0,
-    size: 0,
-    digest: null,
-    target,
-    rdevMajor: 0,
-    rdevMinor: 0,
-    xattrs: [],
-  };
+  return { ...emptyEntry(path, "link"), target };
 }
 
 /**

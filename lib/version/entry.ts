@@ -75,3 +75,22 @@ export interface VersionInfo {
   /** What the user said about it. */
   message: string;
 }
+
+/** An entry of a kind with nothing said yet: every field that a kind may leave unused is 0, empty or null. */
+export function emptyEntry(path: BytePath, kind: EntryKind): Entry {
+  return {
+    path,
+    kind,
+    mode: 0,
+    uid: 0,
+    gid: 0,
+    mtimeSeconds: 0,
+    mtimeNanos: 0,
+    size: 0,
+    digest: null,
+    target: "" as BytePath,
+    rdevMajor: 0,
+    rdevMinor: 0,
+    xattrs: [],
+  };
+}

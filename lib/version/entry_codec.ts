@@ -25,8 +25,8 @@ import { createHash } from "node:crypto";
 import { ByteReader, type ByteWriter, svarintMax } from "../base/bytes.ts";
 import { FormatError } from "../base/errors.ts";
 import { bytesEqual } from "../base/hex.ts";
-import { type BytePath, pathSizeMax, pathToText, treePathFault } from "../base/path.ts";
-import type { Entry, EntryKind, EntryXattr } from "./entry.ts";
+import { pathSizeMax, pathToText, treePathFault } from "../base/path.ts";
+import { emptyEntry, type Entry, type EntryKind, type EntryXattr } from "./entry.ts";
 import { isOverlayXattr } from "./whiteout.ts";
 
 /** Permission bits with setuid, setgid and sticky. */
@@ -217,21 +217,7 @@ export function decodeEntry(reader: ByteReader): Entry {
   const kindNumber = reader.u8();
   const kind = kindNames[kindNumber];
   if (kind === null || kind === undefined) throw reader.fail("kind", kindAt, `kind ${kindNumber} is unknown`);
-  const entry: Entry = {
-    path,
-    kind,
-    mode: 0,
-    uid: 0,
-    gid: 0,
-    mtimeSeconds: 0,
-    mtimeNanos: 0,
-    size: 0,
-    digest: null,
-    target: "" as BytePath,
-    rdevMajor: 0,
-    rdevMinor: 0,
-    xattrs: [],
-  };
+  const entry = emptyEntry(path, kind);
   if (kind === "link") {
     const at = reader.offset;
     entry.target = reader.path(pathSizeMax);

@@ -23,7 +23,14 @@ import {
   rootPath,
   treePathFault,
 } from "../base/path.ts";
-import type { Change, Entry, EntryKind, EntryXattr, VersionInfo } from "./entry.ts";
+import {
+  type Change,
+  emptyEntry,
+  type Entry,
+  type EntryKind,
+  type EntryXattr,
+  type VersionInfo,
+} from "./entry.ts";
 import {
   deviceMajorMax,
   deviceMinorMax,
@@ -1095,24 +1102,6 @@ function requireAscending(previous: BytePath | undefined, path: BytePath): void 
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Small things
-
-function emptyEntry(path: BytePath, kind: EntryKind): Entry {
-  return {
-    path,
-    kind,
-    mode: 0,
-    uid: 0,
-    gid: 0,
-    mtimeSeconds: 0,
-    mtimeNanos: 0,
-    size: 0,
-    digest: null,
-    target: noPath,
-    rdevMajor: 0,
-    rdevMinor: 0,
-    xattrs: [],
-  };
-}
 
 function entryMessage(entry: Entry, message: string): string {
   return `"${pathToText(entry.path)}": ${message}`;

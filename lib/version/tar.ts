@@ -20,7 +20,7 @@
  */
 import { DroverError } from "../base/errors.ts";
 import { type BytePath, joinPath, nameOf, parentOf, pathToBytes, pathToText } from "../base/path.ts";
-import type { Entry } from "./entry.ts";
+import { emptyEntry, type Entry } from "./entry.ts";
 import { isVersionId } from "./history.ts";
 import { whiteoutNameOf, whiteoutNamePrefix } from "./whiteout.ts";
 
@@ -185,21 +185,7 @@ export function encodeTarHeader(entry: Entry, ranges?: readonly TarRange[]): Uin
 export function encodeTarWhiteout(path: BytePath): Uint8Array<ArrayBuffer> {
   if (path === "") throw new TypeError("Cannot delete the root of a tree");
   refuseWhiteoutName(path);
-  return encodeTarHeader({
-    path: joinPath(parentOf(path), whiteoutNameOf(nameOf(path))),
-    kind: "file",
-    mode: 0,
-    uid: 0,
-    gid: 0,
-    mtimeSeconds: 0,
-    mtimeNanos: 0,
-    size: 0,
-    digest: null,
-    target: "" as BytePath,
-    rdevMajor: 0,
-    rdevMinor: 0,
-    xattrs: [],
-  });
+  return encodeTarHeader(emptyEntry(joinPath(parentOf(path), whiteoutNameOf(nameOf(path))), "file"));
 }
 
 /** Zero bytes that fill the last block of `size` bytes of content. */
