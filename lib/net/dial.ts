@@ -56,6 +56,7 @@ export async function dial(options: DialOptions): Promise<Channel> {
     if (open !== null) closeQuietly(open);
   }, timeoutMs);
   try {
+    const ready = key === null ? null : wakeGenerator();
     const tcp = await Deno.connect({ hostname: host, port, signal: timeout.signal });
     open = tcp;
     tcp.setNoDelay(true);
@@ -65,6 +66,7 @@ export async function dial(options: DialOptions): Promise<Channel> {
       await admit(tcp);
     } else {
       const trust = await clusterTrust(key);
+      await ready;
       const tls = await Deno.startTls(tcp, { hostname: trust.name, caCerts: [trust.authority] });
       open = tls;
       transport = tls;
@@ -92,6 +94,14 @@ export async function dial(options: DialOptions): Promise<Channel> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+/**
+ * The first random octets that TLS asks of its library take 30 ms of collecting entropy, within a call that holds up
+ * everything else. Making a key needs them too, and does so beside what the caller has to do.
+ */
+async function wakeGenerator(): Promise<void> {
+  await crypto.subtle.generateKey({ name: "ECDSA", namedCurve: "P-256" }, false, ["sign"]).catch(() => {});
 }
 
 async function admit(tcp: Deno.TcpConn): Promise<void> {

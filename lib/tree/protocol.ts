@@ -86,6 +86,8 @@ export interface SideState {
   uncommitted: number;
   /** The first of them, for people. */
   uncommittedPaths: string[];
+  /** Parts of a package are kept here from an attempt that was cut off: the sender waits for READY, which names them. */
+  staged: boolean;
 }
 
 /** The first message of a connection. */
@@ -230,6 +232,7 @@ function readState(fields: Fields): SideState {
     chain,
     uncommitted: fields.count("uncommitted", Number.MAX_SAFE_INTEGER),
     uncommittedPaths: fields.texts("uncommittedPaths", 1000, 65_536),
+    staged: fields.flag("staged"),
   };
 }
 

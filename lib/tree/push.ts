@@ -339,6 +339,7 @@ export async function sideState(tree: Tree, isNew: boolean, look: boolean): Prom
     chain,
     uncommitted: changes.length,
     uncommittedPaths: changes.slice(0, 100).map(({ path }) => (pathToText(path) || ".").slice(0, 4096)),
+    staged: tree.store.note("staging") !== null,
   };
 }
 
@@ -418,6 +419,7 @@ export async function sendTo(
     to: { id: head, manifest: store.manifestOf(head) },
     versions,
     force,
+    staged: state.staged,
   });
 }
 

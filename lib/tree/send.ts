@@ -63,7 +63,7 @@ const metadataLevel = 9;
 const wholeBasesMax = 16 << 20;
 
 /** Cost of a segment, smaller for a small package so that its parts overlap too. */
-const segmentCostMin = 1 << 20;
+const segmentCostMin = 1 << 19;
 const segmentCostMax = 4 << 20;
 
 /** A segment on its way: encoded, with the bytes of its reference prefix and the digest of its meaning. */
@@ -82,6 +82,8 @@ export interface SendPlan {
   /** The way from a version that the receiver knows to `to`, oldest first. */
   versions: VersionInfo[];
   force: boolean;
+  /** The receiver has parts of a package; READY says which, if they are of this one. */
+  staged: boolean;
 }
 
 /** What sending took. */
@@ -128,7 +130,7 @@ class Sender {
     const upserts = chooseBases(this.#tree, changes, base, plan.mode);
     const total = upserts.reduce((sum, { entry, sameContent }) => sum + (sameContent ? 0 : entry.size), 0);
     const segments = planSegments(upserts, {
-      costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 16)),
+      costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 32)),
     });
     if (total < smallPackage) this.#level = smallLevel;
     const metadata: PackageMetadata = {
@@ -189,10 +191,14 @@ class Sender {
       this.#packMs += performance.now() - started;
       return { ...encoded, digest: segmentDigest(encoded.segment) };
     };
-    // The receiver is still making directories: the first segment is packed meanwhile, though it may have it already.
+    // The receiver looks at the metadata and makes directories: the first segment is packed meanwhile, and all are sent
+    // without a word from it, unless it may have some already.
+    const answer = this.#replies.next(recordType.ready).then(({ body }) => decodeReady(body));
+    answer.catch(() => {}); // awaited here or at the end
     const first = segments.length > 0 ? this.#compress(encode(0)) : null;
-    const ready = decodeReady((await this.#replies.next(recordType.ready)).body);
-    const have = new Map(ready.have.map(({ index, digest }) => [index, digest]));
+    const have = new Map(
+      this.#plan.staged ? (await answer).have.map(({ index, digest }) => [index, digest]) : [],
+    );
     const sizes = segments.map((pieces) => pieces.reduce((bytes, { length }) => bytes + length, 0));
     const total = sizes.reduce((sum, size) => sum + size, 0);
     const digests: Uint8Array[] = [];
@@ -222,6 +228,13 @@ class Sender {
     }
     await this.#waiting(() => order);
     if (failure !== null) throw await this.#replies.reason(failure);
+    const { have: known } = await answer;
+    if (known.length > have.size) {
+      throw new DroverError(
+        "protocol",
+        `Cannot go on with ${this.#channel.peer}: it had no segments, and now has some`,
+      );
+    }
     return { digests, resumed: have.size };
   }
 

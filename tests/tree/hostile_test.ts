@@ -699,7 +699,7 @@ withTarget("serveTrees() refuses names, verbs and versions that it does not know
     [
       {
         verb: "pull",
-        state: { exists: true, head: "x", chain: ["x"], uncommitted: 0, uncommittedPaths: [] },
+        state: { exists: true, head: "x", chain: ["x"], uncommitted: 0, uncommittedPaths: [], staged: false },
       },
       /rule protocol\.hello\.\w+/,
       "format",
@@ -707,7 +707,14 @@ withTarget("serveTrees() refuses names, verbs and versions that it does not know
     [
       {
         verb: "pull",
-        state: { exists: true, head: null, chain: ["00".repeat(32)], uncommitted: 0, uncommittedPaths: [] },
+        state: {
+          exists: true,
+          head: null,
+          chain: ["00".repeat(32)],
+          uncommitted: 0,
+          uncommittedPaths: [],
+          staged: false,
+        },
       },
       /begin with the head/,
       "format",
@@ -716,7 +723,7 @@ withTarget("serveTrees() refuses names, verbs and versions that it does not know
       {
         verb: "pull",
         tree: "unknown",
-        state: { exists: false, head: null, chain: [], uncommitted: 0, uncommittedPaths: [] },
+        state: { exists: false, head: null, chain: [], uncommitted: 0, uncommittedPaths: [], staged: false },
       },
       /Cannot find a tree named "unknown"/,
       "unknown-tree",
@@ -795,7 +802,13 @@ async function honestRecords(
     }
   })();
   await using tree = await openTree(room.context, room.bytes(from), { readOnly: true });
-  await sendTo(near, tree, { exists: true, uncommitted: 0, uncommittedPaths: [], ...state }, "delta", false);
+  await sendTo(
+    near,
+    tree,
+    { exists: true, uncommitted: 0, uncommittedPaths: [], staged: false, ...state },
+    "delta",
+    false,
+  );
   await near.end();
   await answers;
   return said;
