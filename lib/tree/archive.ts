@@ -48,7 +48,8 @@ import { AT_FDCWD, SEEK_DATA, SEEK_HOLE } from "./posix.ts";
 import { type Allowance, checkAllowed } from "./admission.ts";
 import { defaultState } from "./registry.ts";
 import { objectLayer, type StoredVersion } from "./store.ts";
-import { secondsSince, type Tree, uncommitted } from "./tree.ts";
+import { secondsSince, uncommitted } from "./report.ts";
+import type { Tree } from "./tree.ts";
 import { emptyDigest } from "./walk.ts";
 
 /** Bytes that are read, and written, at a time. */

@@ -14,7 +14,9 @@ import { diffManifests } from "../version/diff.ts";
 import { Manifest } from "../version/manifest.ts";
 import { Beneath } from "./beneath.ts";
 import { objectLayer, type StoredVersion } from "./store.ts";
-import { type Tree, uncommitted } from "./tree.ts";
+import { buildLayer } from "./keep.ts";
+import { uncommitted } from "./report.ts";
+import type { Tree } from "./tree.ts";
 
 /** What was given up. */
 export interface GcResult {
@@ -73,7 +75,7 @@ async function squash(tree: Tree, kept: readonly StoredVersion[], dropped: reado
     let places: { digest: Uint8Array; layer: number; path: BytePath }[] = [];
     if (below.length > 1) {
       merged = store.newLayer();
-      ({ places } = await tree.buildLayer(merged, {
+      ({ places } = await buildLayer(tree, merged, {
         before: Manifest.empty,
         after: manifest,
         changes: diffManifests(Manifest.empty, manifest),

@@ -27,7 +27,9 @@ import { mountsBelow, mountsOn, showStack, writersOf } from "./overlay.ts";
 import { AT_FDCWD, O_RDONLY, RENAME_NOREPLACE } from "./posix.ts";
 import { defaultState, Registry } from "./registry.ts";
 import { objectLayer, Store, type TreeSetup } from "./store.ts";
-import { Tree, type TreeStatus } from "./tree.ts";
+import { buildLayer } from "./keep.ts";
+import type { TreeStatus } from "./report.ts";
+import { Tree } from "./tree.ts";
 import { walkTree } from "./walk.ts";
 
 /** How to set a tree up. What is not given is chosen: an overlay where this process can mount one. */
@@ -336,7 +338,7 @@ async function buildPlain(tree: Tree, captured: Captured): Promise<void> {
   for (const { digest, path } of captured.outside) tree.content.offer(digest, merged, path);
   const layer = store.newLayer();
   const changes = diffManifests(Manifest.empty, captured.manifest);
-  await tree.buildLayer(layer, {
+  await buildLayer(tree, layer, {
     before: Manifest.empty,
     after: captured.manifest,
     changes,

@@ -6,14 +6,8 @@
 export type { Capture, Profile, ProgressEvent, TreeContext } from "./context.ts";
 export { deinitTree, type InitOptions, initTree } from "./init.ts";
 export { findTree, listTrees, openTree, type TreeListing } from "./locate.ts";
-export {
-  type ChangeLine,
-  type CheckoutResult,
-  type CommitResult,
-  Tree,
-  type TreeStatus,
-  type VersionLine,
-} from "./tree.ts";
+export type { ChangeLine, CheckoutResult, CommitResult, TreeStatus, VersionLine } from "./report.ts";
+export { Tree } from "./tree.ts";
 export {
   type ExportOptions,
   type ExportResult,

@@ -33,7 +33,8 @@ import {
 import type { Allowance } from "./admission.ts";
 import { receivePackage, type ReceiveResult } from "./receive.ts";
 import { sendPackage, type SendResult } from "./send.ts";
-import { type CommitResult, secondsSince, type Tree, uncommitted } from "./tree.ts";
+import { type CommitResult, secondsSince, uncommitted } from "./report.ts";
+import type { Tree } from "./tree.ts";
 
 /** What a package is made of: everything, changed files whole, or what changed within files. */
 export type PushMode = PackageMode;

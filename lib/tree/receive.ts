@@ -51,7 +51,8 @@ import { Replay } from "./replay.ts";
 import { LayerSink, ObjectSink, type Sink } from "./sinks.ts";
 import { dropStaging, StagedSegments, type Staging, stagingPath } from "./staging.ts";
 import type { StoredVersion } from "./store.ts";
-import { type Tree, uncommitted } from "./tree.ts";
+import { uncommitted } from "./report.ts";
+import type { Tree } from "./tree.ts";
 
 /** Window of the largest frame that is decompressed. */
 const windowLogMax = 25;

@@ -9,17 +9,16 @@
  */
 import { type BytePath, pathToText, rootPath } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
-import type { Change, Entry, VersionInfo } from "../version/entry.ts";
-import { describeChange, diffManifests, pairRenames } from "../version/diff.ts";
+import type { Change, VersionInfo } from "../version/entry.ts";
+import { diffManifests } from "../version/diff.ts";
 import { versionId } from "../version/history.ts";
 import { Manifest } from "../version/manifest.ts";
-import type { FileStat, Libc } from "../../ffi/mod.ts";
-import { Beneath, errorCode } from "./beneath.ts";
-import { Breath } from "./breath.ts";
+import type { Libc } from "../../ffi/mod.ts";
+import { Beneath } from "./beneath.ts";
 import { type Captured, captureUpper, captureWalk } from "./capture.ts";
-import { Content, copyWithHoles, objectPath } from "./content.ts";
-import type { Capture, Profile, TreeContext } from "./context.ts";
-import { LayerBuilder } from "./layer.ts";
+import { Content } from "./content.ts";
+import type { TreeContext } from "./context.ts";
+import { buildLayer, copyTriesMax, keepObjects, type Kept, RemovedMeanwhile } from "./keep.ts";
 import { applyMetadata } from "./metadata.ts";
 import {
   hasIndex,
@@ -32,13 +31,19 @@ import {
   writersOf,
 } from "./overlay.ts";
 import { applyPlain, type PlainPlan, preparePlain } from "./plain.ts";
-import { AT_FDCWD, O_NONBLOCK, O_RDONLY, O_RDWR } from "./posix.ts";
+import { AT_FDCWD, O_RDONLY } from "./posix.ts";
+import {
+  type ChangeLine,
+  changeLines,
+  type CheckoutResult,
+  type CommitResult,
+  secondsSince,
+  type TreeStatus,
+  uncommitted,
+  type VersionLine,
+} from "./report.ts";
 import { objectLayer, Store, type StoredVersion } from "./store.ts";
-import { entryOf, Hasher, ownXattrs, present, type Seen, stampOf } from "./walk.ts";
-import { bytesEqual } from "../base/hex.ts";
-
-/** How often a file, or a tree, that changes while it is copied is copied again. */
-const copyTriesMax = 8;
+import type { Seen } from "./walk.ts";
 
 /** How long a command waits for another one to finish with the tree. */
 const lockWaitMs = 10_000;
@@ -46,101 +51,11 @@ const lockWaitMs = 10_000;
 /** How many layers a stack may have before they are merged. */
 const stackDepthMax = 40;
 
-/** One line of `fs status` and `fs diff`. */
-export interface ChangeLine {
-  /** Which path, as text. */
-  path: string;
-  /** What happened to it. */
-  change: "created" | "deleted" | "modified" | "renamed";
-  /** What of it differs, for `modified`. */
-  aspects: string[];
-  /** What it is, or was. */
-  kind: string;
-  /** Bytes of a file. */
-  size: number;
-  /** Where a renamed file was. */
-  from?: string;
-}
-
-/** A tree at a glance. */
-export interface TreeStatus {
-  /** Absolute path, for people. */
-  dir: string;
-  /** Where its versions are kept. */
-  state: string;
-  /** How changes are found. */
-  capture: Capture;
-  /** With which overlay features. */
-  profile: Profile;
-  /** For an overlay: whether it is mounted; a plain tree always is. */
-  mounted: boolean;
-  /** The current version; null when it has none yet. */
-  head: string | null;
-  /** How many versions lie on the way to the head, with it. */
-  versions: number;
-  /** Entries and file bytes of the head version. */
-  entries: number;
-  /** File bytes of the head version. */
-  bytes: number;
-  /** What no version holds yet. */
-  uncommitted: ChangeLine[];
-}
-
-/** One line of `fs log`. */
-export interface VersionLine extends VersionInfo {
-  /** It is the current version. */
-  head: boolean;
-  /** Its content is here: it can be checked out. */
-  stored: boolean;
-}
-
-/** What a commit did. */
-export interface CommitResult {
-  /** The head afterwards. */
-  version: string;
-  /** The head before. */
-  parent: string | null;
-  /** False when there was nothing to commit. */
-  changed: boolean;
-  /** Changed paths, and the bytes of changed files. */
-  entries: number;
-  /** Bytes of changed files. */
-  bytes: number;
-  /** How long it took. */
-  seconds: number;
-}
-
-/** What a checkout did. */
-export interface CheckoutResult {
-  /** The version before. */
-  from: string | null;
-  /** The version now. */
-  to: string;
-  /** Paths that changed. */
-  entries: number;
-  /** How long it took. */
-  seconds: number;
-}
-
 /** The live state against the head. */
 export interface LiveState {
   captured: Captured;
   head: Manifest;
   changes: Change[];
-}
-
-/** Content that was copied. */
-interface Kept {
-  /** Where it is. */
-  places: { digest: Uint8Array; layer: number; path: BytePath }[];
-  /** Files that changed between the capture and the copy: the version has them as they were copied. Ascending by path. */
-  revised: Change[];
-}
-
-/** A file as it was at one time. */
-interface CopiedState {
-  stat: FileStat;
-  digest: Uint8Array<ArrayBuffer>;
 }
 
 /** An open tree. */
@@ -582,7 +497,7 @@ export class Tree implements AsyncDisposable {
     if (id === null || stack.length < stackDepthMax) return stack;
     const manifest = this.store.manifestOf(id);
     const layer = this.store.newLayer();
-    const { places } = await this.buildLayer(layer, {
+    const { places } = await buildLayer(this, layer, {
       before: Manifest.empty,
       after: manifest,
       changes: diffManifests(Manifest.empty, manifest),
@@ -607,7 +522,7 @@ export class Tree implements AsyncDisposable {
     const layer = this.store.newLayer();
     let kept: Kept;
     try {
-      kept = await this.buildLayer(layer, {
+      kept = await buildLayer(this, layer, {
         before: live.head,
         after: live.captured.manifest,
         changes: live.changes,
@@ -639,7 +554,7 @@ export class Tree implements AsyncDisposable {
   ): Promise<VersionInfo> {
     const { setup } = this.store;
     using root = Beneath.open(this.libc, setup.dir);
-    const { places, revised } = await this.#keepObjects(root, captured);
+    const { places, revised } = await keepObjects(this, root, captured);
     const manifest = captured.manifest.apply(revised);
     const version = describe(manifest);
     this.store.writeManifest(manifest);
@@ -654,100 +569,6 @@ export class Tree implements AsyncDisposable {
       this.store.setPointers({ head: version.id });
     });
     return version;
-  }
-
-  /** Copies files into the object store, where it does not have their content yet. */
-  async #keepObjects(root: Beneath, captured: Captured): Promise<Kept> {
-    using objects = Beneath.open(this.libc, this.store.layerPath(objectLayer));
-    const hasher = new Hasher(this.libc);
-    const breath = new Breath();
-    const kept = new Map<BytePath, Kept["places"][number]>();
-    const revised: Change[] = [];
-    for (const { digest, path } of captured.content) {
-      const object = objectPath(digest);
-      // A file without a row was left by a crash: nobody knows whether it is whole.
-      if (kept.has(object) || this.store.contentPlaces(digest).some(({ layer }) => layer === objectLayer)) {
-        continue;
-      }
-      const place = this.#writeObject(objects, (fd) => {
-        const copied = this.#copyState(root, path, fd, hasher);
-        if (!bytesEqual(copied.digest, digest)) {
-          // A hard-linked file may have been met under a name that is not its first one.
-          const found = captured.manifest.get(path);
-          const known = found?.kind === "link" ? captured.manifest.get(found.target) : found;
-          if (known !== null) {
-            revised.push({
-              path: known.path,
-              before: known,
-              after: this.#entryAt(root, path, known, copied),
-            });
-          }
-        }
-        return copied.digest;
-      });
-      kept.set(place.path, place);
-      if (breath.due) await breath.take();
-    }
-    revised.sort((a, b) => a.path < b.path ? -1 : 1);
-    return { places: [...kept.values()], revised };
-  }
-
-  /**
-   * Copies a file that programs may be writing. The copy is the file as it was at one time, and what is returned is of that
-   * time too.
-   */
-  #copyState(root: Beneath, path: BytePath, target: number, hasher: Hasher): CopiedState {
-    let source: number;
-    try {
-      source = root.open(path, O_RDONLY | O_NONBLOCK);
-    } catch (error) {
-      if (["ENOENT", "ENOTDIR", "ENXIO", "ELOOP"].includes(errorCode(error) ?? "")) {
-        throw new RemovedMeanwhile();
-      }
-      throw error;
-    }
-    try {
-      for (let tries = 0; tries < copyTriesMax; tries++) {
-        const before = this.libc.fstat(source);
-        if (before.kind !== "file") throw new RemovedMeanwhile();
-        this.libc.ftruncate(target, 0);
-        copyWithHoles(this.libc, source, target, before.size);
-        const stat = this.libc.fstat(source);
-        if (stampOf(before) === stampOf(stat)) return { stat, digest: hasher.hash(target).digest };
-      }
-    } finally {
-      this.libc.close(source);
-    }
-    throw changedMeanwhile(path);
-  }
-
-  /** What `path` is, now that its content was copied; `known` is what it was when it was captured. */
-  #entryAt(root: Beneath, path: BytePath, known: Entry, { stat, digest }: CopiedState): Entry {
-    const xattrs = present(() => root.xattrs(path));
-    if (xattrs === null) throw new RemovedMeanwhile();
-    const now = entryOf(known.path, stat, ownXattrs(xattrs), digest, rootPath);
-    return this.store.setup.owners ? now : { ...now, uid: known.uid, gid: known.gid };
-  }
-
-  /** Writes one object under another name first: an object that can be seen is whole. `write` returns its hash. */
-  #writeObject(objects: Beneath, write: (fd: number) => Uint8Array): Kept["places"][number] {
-    const temporary = "new" as BytePath;
-    objects.removeAll(temporary);
-    this.libc.close(objects.create(temporary));
-    const fd = objects.open(temporary, O_RDWR);
-    let digest: Uint8Array;
-    try {
-      digest = write(fd);
-    } finally {
-      this.libc.close(fd);
-    }
-    const path = objectPath(digest);
-    const folder = path.slice(0, 2) as BytePath;
-    if (objects.stat(folder) === null) objects.mkdir(folder);
-    const from = objects.place(temporary);
-    const to = objects.place(path);
-    this.libc.rename(from.fd, from.name, to.fd, to.name);
-    return { digest, layer: objectLayer, path };
   }
 
   /** Makes another version the current one. Uncommitted changes are in the way unless `force` gives them up. */
@@ -913,93 +734,6 @@ export class Tree implements AsyncDisposable {
     return upper;
   }
 
-  /**
-   * Builds a layer from content that is here. `share` says of which layers, about to go away, files may be linked instead of
-   * copied; `written` names files that are copied from where programs may be writing them.
-   *
-   * @internal
-   */
-  async buildLayer(layer: number, plan: {
-    before: Manifest;
-    after: Manifest;
-    changes: readonly Change[];
-    written?: { root: Beneath; paths: ReadonlySet<BytePath> };
-    share: (layer: number | null) => boolean;
-    plain?: boolean;
-  }): Promise<Kept> {
-    const { setup } = this.store;
-    this.libc.mkdir(AT_FDCWD, this.store.layerPath(layer), 0o700);
-    using root = Beneath.open(this.libc, this.store.layerPath(layer));
-    const builder = new LayerBuilder(root, { ...setup, ...plan, plain: plan.plain === true });
-    const hasher = new Hasher(this.libc);
-    const breath = new Breath();
-    const places: Kept["places"] = [];
-    const revised: Change[] = [];
-    await builder.begin();
-    let done = 0;
-    for (const { after } of plan.changes) {
-      done++;
-      if (after?.kind !== "file" || after.digest === null) continue;
-      if (plan.written?.paths.has(after.path) === true) {
-        const change = this.#copyWritten(builder, plan.written.root, after, hasher);
-        const digest = change?.after?.digest ?? after.digest;
-        if (change !== null) revised.push(change);
-        places.push({ digest, layer, path: after.path });
-      } else {
-        const shared = [...this.content.find(after.digest, after.size)]
-          .some((found) => plan.share(found.layer) && builder.link(after, found));
-        if (!shared) this.#copyInto(builder, after);
-        places.push({ digest: after.digest, layer, path: after.path });
-      }
-      if (breath.due) {
-        this.context.progress?.({ phase: "build", done, total: plan.changes.length, unit: "entries" });
-        await breath.take();
-      }
-    }
-    await builder.finish();
-    return { places, revised };
-  }
-
-  /** Copies a file that may be written meanwhile; returns how it differs from `after`, or null. */
-  #copyWritten(builder: LayerBuilder, root: Beneath, after: Entry, hasher: Hasher): Change | null {
-    this.libc.close(builder.create(after));
-    const target = builder.root.open(after.path, O_RDWR);
-    let copied: CopiedState;
-    try {
-      copied = this.#copyState(root, after.path, target, hasher);
-    } finally {
-      this.libc.close(target);
-    }
-    const same = after.digest !== null && bytesEqual(copied.digest, after.digest);
-    const now = same ? after : this.#entryAt(root, after.path, after, copied);
-    builder.close(now);
-    return same ? null : { path: after.path, before: after, after: now };
-  }
-
-  #copyInto(builder: LayerBuilder, after: Entry): void {
-    const source = after.digest === null ? null : this.content.open(after.digest, after.size);
-    if (source === null) {
-      throw new DroverError(
-        "corrupt",
-        `Cannot build "${pathToText(after.path)}": its content is not in the store`,
-        {
-          hint: `drover fs verify ${this.name}`,
-        },
-      );
-    }
-    try {
-      const target = builder.create(after);
-      try {
-        copyWithHoles(this.libc, source, target, after.size);
-      } finally {
-        this.libc.close(target);
-      }
-    } finally {
-      this.libc.close(source);
-    }
-    builder.close(after);
-  }
-
   /** Waits until everything in the layer's file system is on disk. */
   flush(layer: number): Promise<void> {
     return this.#flushPath(this.store.layerPath(layer));
@@ -1044,55 +778,4 @@ export class Tree implements AsyncDisposable {
     }
     for (const name of names) if (!needed.has(name)) this.removeLayer(Number(name));
   }
-}
-
-/** Refusal because of changes that no version holds. */
-export function uncommitted(name: string, changes: readonly Change[], verb: string): DroverError {
-  const lines = changeLines(changes);
-  return new DroverError(
-    "uncommitted",
-    `Cannot ${verb} "${name}": it has ${lines.length} uncommitted change${lines.length === 1 ? "" : "s"} (${
-      lines.slice(0, 3).map(({ path }) => path).join(", ")
-    }${lines.length > 3 ? ", …" : ""})`,
-    { hint: `drover fs commit ${name}`, details: { uncommitted: lines.slice(0, 1000), count: lines.length } },
-  );
-}
-
-/** A file that was captured is gone before it could be copied. */
-class RemovedMeanwhile extends Error {}
-
-function changedMeanwhile(path: BytePath): DroverError {
-  return new DroverError("busy", `Cannot keep "${pathToText(path)}": it changed while it was copied`, {
-    hint: "try again when it is quiet",
-  });
-}
-
-/** Changes for people and for `--json`: moved files as one line, regrouped names of hard links left out. */
-export function changeLines(changes: readonly Change[]): ChangeLine[] {
-  const renames = pairRenames(changes);
-  const moved = new Map(renames.map(({ from, to }) => [to.path, from.path]));
-  const sources = new Set(renames.map(({ from }) => from.path));
-  const lines: ChangeLine[] = [];
-  for (const change of changes) {
-    const { path, before, after } = change;
-    if (before !== null && before === after) continue;
-    if (after === null && sources.has(path)) continue;
-    const entry = after ?? before;
-    const description = describeChange(change);
-    const from = moved.get(path);
-    lines.push({
-      path: path === rootPath ? "." : pathToText(path),
-      change: from === undefined ? description.is : "renamed",
-      aspects: description.aspects,
-      kind: entry?.kind ?? "file",
-      size: after?.size ?? 0,
-      ...from === undefined ? {} : { from: pathToText(from) },
-    });
-  }
-  return lines;
-}
-
-/** Elapsed seconds since a `performance.now()`. */
-export function secondsSince(started: number): number {
-  return (performance.now() - started) / 1000;
 }
