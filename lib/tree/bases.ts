@@ -9,6 +9,7 @@ import type { Change, Entry } from "../version/entry.ts";
 import type { Manifest } from "../version/manifest.ts";
 import type { PackageMode, Upsert } from "../version/package.ts";
 import { BaseChooser } from "../version/similar.ts";
+import { Relatives } from "./relatives.ts";
 import type { Tree } from "./tree.ts";
 
 /**
@@ -24,12 +25,14 @@ export function chooseBases(
   mode: PackageMode,
 ): Upsert[] {
   const chooser = new BaseChooser(base, changes);
+  const relatives = mode === "delta" ? new Relatives(tree, changes) : null;
   const upserts: Upsert[] = [];
   for (const { before, after } of changes) {
     if (after === null) continue;
     // A name that was linked to a file and now stands alone: what it was is under the file's first name.
     const linked = before?.kind === "link" && after.kind === "file" ? before.target : null;
-    const { bases, sameContent } = chooser.choose(after, linked);
+    const origin = linked ?? (before === null ? relatives?.find(after) ?? null : null);
+    const { bases, sameContent } = chooser.choose(after, origin);
     if (sameContent && (mode === "delta" || bases[0] === after.path)) {
       upserts.push({ entry: after, bases, sameContent });
     } else if (after.kind !== "file") upserts.push({ entry: after, bases, sameContent: false });

@@ -104,7 +104,7 @@ export interface BaseChoice {
   bases: BytePath[];
   /** The first base has the very same content. */
   sameContent: boolean;
-  /** How it was found; `none` invites the caller to try a `SketchIndex`. */
+  /** How it was found. */
   reason: "metadata" | "content" | "path" | "origin" | "name" | "none";
 }
 

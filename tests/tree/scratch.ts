@@ -147,7 +147,7 @@ export class Scratch implements AsyncDisposable {
     mode?: PushMode;
     force?: boolean;
     allow?: Allowance;
-  } = {}): Promise<{ sent: SendResult; received: ReceiveResult }> {
+  } = {}): Promise<{ sent: SendResult; received: ReceiveResult; bytesSent: number }> {
     const { setup = "scan", mode = "delta", force = false, allow = allowAll } = options;
     const target = this.bytes(to);
     const isNew = findTree(this.context, target) === null;
@@ -167,7 +167,7 @@ export class Scratch implements AsyncDisposable {
     if (received.status === "rejected") throw received.reason;
     if (sent.status === "rejected") throw sent.reason;
     assert.ok(received.value !== null);
-    return { sent: sent.value, received: received.value };
+    return { sent: sent.value, received: received.value, bytesSent: near.bytesSent };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
