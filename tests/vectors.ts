@@ -73,7 +73,7 @@ export function parseVector(
   }
   const expect = fields.get("expect");
   const body = fields.get("body") ?? "hex";
-  if (expect === undefined || !/^[a-z0-9-]+(\.[a-z0-9-]+)*$/.test(expect)) {
+  if (expect === undefined || !/^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/.test(expect)) {
     throw fail("expect must be a rule or ok");
   }
   if (comments === 0) throw fail("a comment must say what it shows");

@@ -86,13 +86,21 @@ export function encodeHeader(
 /**
  * Reads the image header at the start of `bytes` and holds it against `rule`.
  *
+ * @param options `offset` is the stream offset of the header, and `rule` begins the rule ids, `stream.header` by
+ * default, both for errors; `lenient` ignores the reserved options and octets instead of demanding zero.
  * @throws {FormatError} rules `stream.header.truncated`, `.marker`, `.id`, `.version`, `.options`, `.reserved`.
  */
-export function decodeHeader(bytes: Uint8Array, rule: HeaderRule): ImageHeader {
+export function decodeHeader(
+  bytes: Uint8Array,
+  rule: HeaderRule,
+  options: { offset?: number; lenient?: boolean; rule?: string } = {},
+): ImageHeader {
+  const base = options.offset ?? 0;
+  const prefix = options.rule ?? "stream.header";
   if (bytes.length < headerSize) {
     throw new FormatError(
-      "stream.header.truncated",
-      bytes.length,
+      `${prefix}.truncated`,
+      base + bytes.length,
       `Cannot read the stream header: it has ${bytes.length} octets of ${headerSize}`,
     );
   }
@@ -100,8 +108,8 @@ export function decodeHeader(bytes: Uint8Array, rule: HeaderRule): ImageHeader {
   for (const at of [0, 4]) {
     if (view.getUint32(at) !== marker) {
       throw new FormatError(
-        "stream.header.marker",
-        at,
+        `${prefix}.marker`,
+        base + at,
         `Cannot read the stream header: the marker is ${hex(view.getUint32(at))} and should be ${
           hex(marker)
         }`,
@@ -111,40 +119,42 @@ export function decodeHeader(bytes: Uint8Array, rule: HeaderRule): ImageHeader {
   const id = view.getUint32(8);
   if (id !== rule.id) {
     throw new FormatError(
-      "stream.header.id",
-      8,
+      `${prefix}.id`,
+      base + 8,
       `Cannot read the stream header: the id is ${hex(id)} and should be ${hex(rule.id)}`,
     );
   }
   const version = view.getUint32(12);
   if (version < rule.versionMin || version > rule.versionMax) {
     throw new FormatError(
-      "stream.header.version",
-      12,
+      `${prefix}.version`,
+      base + 12,
       `Cannot read the stream header: the version is ${version} and should be ` +
         (rule.versionMin === rule.versionMax
           ? `${rule.versionMin}`
           : `${rule.versionMin} to ${rule.versionMax}`),
     );
   }
-  const options = view.getUint16(16);
-  if ((options & ~optionBigEndian) !== 0) {
+  const flags = view.getUint16(16);
+  const bigEndian = (flags & optionBigEndian) !== 0;
+  if (options.lenient === true) return { id, version, bigEndian };
+  if ((flags & ~optionBigEndian) !== 0) {
     throw new FormatError(
-      "stream.header.options",
-      16,
-      `Cannot read the stream header: the options are ${hex(options)} and bits 1 to 15 should be zero`,
+      `${prefix}.options`,
+      base + 16,
+      `Cannot read the stream header: the options are ${hex(flags)} and bits 1 to 15 should be zero`,
     );
   }
   for (let at = 18; at < headerSize; at++) {
     if (bytes[at] !== 0) {
       throw new FormatError(
-        "stream.header.reserved",
-        at,
+        `${prefix}.reserved`,
+        base + at,
         `Cannot read the stream header: a reserved octet is ${bytes[at]} and should be 0`,
       );
     }
   }
-  return { id, version, bigEndian: (options & optionBigEndian) !== 0 };
+  return { id, version, bigEndian };
 }
 
 /** Makes the head of a little-endian record; the body of `length` octets and its padding follow it. */
