@@ -58,6 +58,7 @@ export async function compileProgram(
       partial,
       entry,
     ]);
+    await checkStarts(partial);
     Deno.renameSync(partial, output);
   } finally {
     if (readOrNull(partial, 0) !== null) Deno.removeSync(partial);
@@ -108,6 +109,19 @@ async function run(compiler: Compiler, args: string[]): Promise<void> {
     );
   }
   throw new Error(`Cannot compile: ${message.trim()}`);
+}
+
+/** A runtime of another version than the compiler's makes an executable that cannot find its program. */
+async function checkStarts(path: string): Promise<void> {
+  const { stderr } = await new Deno.Command(path, { args: ["--version"], stdout: "null", stderr: "piped" })
+    .output();
+  const message = new TextDecoder().decode(stderr);
+  if (!message.includes("standalone binary section")) return;
+  throw new NoRuntimeError(
+    `Cannot compile with the runtime "${
+      Deno.env.get("DENORT_BIN") ?? ""
+    }": it is of another version than the compiler`,
+  );
 }
 
 /** The lines that say why, without the stack. */
