@@ -355,7 +355,8 @@ export class LegacyReader {
       throw legacyError(
         "header.p2m_size",
         this.#recordOffset,
-        `the guest has ${p2mSize} pages, and should have 1 to ${legacyP2mSizeMax}`,
+        `no other kind of stream begins like this, and a legacy guest with ${p2mSize} pages should have 1 to ` +
+          `${legacyP2mSizeMax}: this may be no stream at all`,
       );
     }
     this.#p2mSize = Number(p2mSize);

@@ -171,18 +171,10 @@ export {
   libxlVersion,
   xenstorePairs,
 } from "./libxl_record.ts";
-export {
-  diffImages,
-  EpochImage,
-  type ImageDifference,
-  type ImageSink,
-  type ImageSource,
-  type ImageStore,
-  ImageTarget,
-  ImageWriter,
-  isZeroPage,
-  MemoryImage,
-} from "./memory_image.ts";
+export { diffImages, type ImageDifference, type ImageSource } from "./image_diff.ts";
+export { EpochImage, ImageTarget, ImageWriter } from "./image_target.ts";
+export { type ImageSink, type ImageStore, MemoryImage } from "./memory_image.ts";
+export { isZeroPage } from "./page_compare.ts";
 export {
   type DeltaFormat as PageCodecFormat,
   encodedSizeMax,

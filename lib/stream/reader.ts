@@ -137,6 +137,8 @@ export class StreamReader {
       allocate: options.allocate ?? ((size) => new Uint8Array(size)),
     });
     this.#items = this.#stream();
+    // Up to the first octet, so that `finish()` knows what is missing also where none ever came.
+    this.#items.next();
   }
 
   /** The kind of stream; null as long as it is not known. */
@@ -217,6 +219,7 @@ export class StreamReader {
       throw new TypeError("Cannot finish: the last chunk still has items, next() should take them first");
     }
     if (this.#finished) return;
+    if (this.#profile === null) this.next(); // nothing ever came: let it find out what is missing
     this.#finished = true;
     try {
       if (this.#legacy !== null) {

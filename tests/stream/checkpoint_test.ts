@@ -18,7 +18,8 @@ import {
   type ReceivedItem,
 } from "../../lib/stream/checkpoint.ts";
 import type { StreamItem } from "../../lib/stream/item.ts";
-import { ImageTarget, MemoryImage } from "../../lib/stream/memory_image.ts";
+import { ImageTarget } from "../../lib/stream/image_target.ts";
+import { MemoryImage } from "../../lib/stream/memory_image.ts";
 import { StreamReader } from "../../lib/stream/reader.ts";
 import { prng } from "./prng.ts";
 import { allSamples, libxcSample, libxlSample, regionSample, type Sample, sha256 } from "./samples.ts";

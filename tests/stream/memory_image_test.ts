@@ -5,15 +5,10 @@ import { bytesEqual } from "../../lib/base/hex.ts";
 import { CheckpointReceiver, type ReceivedItem } from "../../lib/stream/checkpoint.ts";
 import { encodePages, regionPageSizeMax } from "../../lib/stream/delta.ts";
 import { type PageRange, pageSize, pageTypes, type StreamItem } from "../../lib/stream/item.ts";
-import {
-  diffImages,
-  EpochImage,
-  type ImageDifference,
-  ImageTarget,
-  ImageWriter,
-  isZeroPage,
-  MemoryImage,
-} from "../../lib/stream/memory_image.ts";
+import { diffImages, type ImageDifference } from "../../lib/stream/image_diff.ts";
+import { EpochImage, ImageTarget, ImageWriter } from "../../lib/stream/image_target.ts";
+import { MemoryImage } from "../../lib/stream/memory_image.ts";
+import { isZeroPage } from "../../lib/stream/page_compare.ts";
 import { PageSet } from "../../lib/stream/page_set.ts";
 import { prng } from "./prng.ts";
 
@@ -145,6 +140,19 @@ Deno.test("PageSet is a set, with runs and ranges, over random steps", () => {
     assert.equal(set.size, 0);
     assert.deepEqual([...set.runs()], []);
   }
+});
+
+Deno.test("PageSet forgets where numbers were, so that looking for others stays cheap", () => {
+  const set = new PageSet();
+  const far = (index: number): number => index * 2 ** 30;
+  for (let index = 0; index < 4000; index++) set.add(far(index));
+  for (let index = 0; index < 4000; index++) if (index !== 7) set.delete(far(index));
+  assert.equal(set.size, 1);
+  // Ranges of all numbers, a hundred thousand times: each step over what is not there any more would be seen.
+  for (let round = 0; round < 100_000; round++) {
+    assert.equal(set.within([{ pfn: 0, count: far(7) }, { pfn: far(7) + 1, count: 2 ** 51 }]).length, 0);
+  }
+  assert.deepEqual(set.within([{ pfn: 0, count: 2 ** 52 }]), [far(7)]);
 });
 
 Deno.test("ImageWriter: the last writer wins, and an entry without contents changes only the type", () => {
@@ -307,6 +315,49 @@ Deno.test("EpochImage reads through to its base, past zero ranges and what it wr
   epoch.write(0, page(9));
   epoch.clear();
   assert.deepEqual(read(), [1, 0, 0, 30, 0, 6, 0, 8]);
+});
+
+Deno.test("EpochImage reads what it made zero, in whatever order and records that came", () => {
+  const pages = 6000;
+  const random = prng(5);
+  const base = new MemoryImage({ sizeMax });
+  for (let pfn = 0; pfn < pages; pfn++) base.write(pfn, page(1));
+  const epoch = new EpochImage({ base, scratch: new MemoryImage({ sizeMax }) });
+  const model = new Array<number>(pages).fill(1);
+  const into = new Uint8Array(pageSize);
+  for (let round = 0; round < 6000; round++) {
+    const pfn = random(pages);
+    if (round % 2000 === 1500) {
+      // More ranges than are put in their place one by one.
+      const ranges: PageRange[] = [];
+      for (let at = random(4); at < pages - 1; at += 2 + random(3)) ranges.push({ pfn: at, count: 1 });
+      epoch.zero(ranges);
+      for (const range of ranges) model[range.pfn] = 0;
+    } else if (random(4) === 0) {
+      epoch.write(pfn, page(2 + random(5)));
+      epoch.read(pfn, into);
+      model[pfn] = valueOf(into);
+    } else {
+      const count = Math.min(pages - pfn, 1 + random(2));
+      epoch.zero([{ pfn, count }]);
+      model.fill(0, pfn, pfn + count);
+    }
+    const looked = random(pages);
+    epoch.read(looked, into);
+    assert.equal(valueOf(into), model[looked], `page ${looked} in round ${round}`);
+  }
+  assert.deepEqual(contents(base, pages), new Array<number>(pages).fill(1), "nothing is committed");
+  epoch.commit();
+  assert.deepEqual(contents(base, pages), model);
+});
+
+Deno.test("EpochImage holds many runs of zero pages in time, the last one first, and no more than it may", () => {
+  const epoch = new EpochImage({ base: new MemoryImage({ sizeMax }), scratch: new MemoryImage({ sizeMax }) });
+  const most = 262_144;
+  for (let at = most; at > 0; at--) epoch.zero([{ pfn: 2 * at, count: 1 }]);
+  assert.throws(() => {
+    for (let at = 0; at < 4096; at++) epoch.zero([{ pfn: 2 * (most + 1 + at), count: 1 }]);
+  }, rule("image.ranges"));
 });
 
 Deno.test("diffImages() finds exactly the pages that differ, over random images", () => {

@@ -18,7 +18,12 @@ import { FormatError } from "../../lib/base/errors.ts";
 import { bytesEqual } from "../../lib/base/hex.ts";
 import type { StreamItem } from "../../lib/stream/item.ts";
 import { StreamReader, type StreamReaderOptions } from "../../lib/stream/reader.ts";
-import { findingsMax, Verifier, type VerifyOptions, type VerifyReport } from "../../lib/stream/verify/verifier.ts";
+import {
+  findingsMax,
+  Verifier,
+  type VerifyOptions,
+  type VerifyReport,
+} from "../../lib/stream/verify/verifier.ts";
 import { encodeItem, newWriterState } from "../../lib/stream/writer.ts";
 import { prng } from "./prng.ts";
 import { join } from "./verify_assembler.ts";

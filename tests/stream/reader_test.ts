@@ -211,6 +211,27 @@ Deno.test("StreamReader refuses every stream that is cut, with the rule of what 
   }
 });
 
+Deno.test("StreamReader.finish() refuses a stream without an octet, also where nothing was asked for", () => {
+  for (
+    const [profile, rule] of [
+      ["auto", "stream.profile.unknown"],
+      ["libxc", "libxc.header.truncated"],
+      ["libxl", "libxl.header.truncated"],
+      ["xl", "xl.header.truncated"],
+      ["region", "region.header.truncated"],
+      ["legacy", "legacy.header.truncated"],
+    ] as const
+  ) {
+    const reader = new StreamReader({ profile });
+    assert.throws(() => reader.finish(), (error) => {
+      assert.ok(error instanceof FormatError);
+      assert.deepEqual([error.rule, error.offset], [rule, 0]);
+      return true;
+    });
+    assert.equal(reader.ended, false);
+  }
+});
+
 Deno.test("StreamReader gives all whole items of a stream that is cut", () => {
   const { bytes: input, items } = libxlSample({ seed: 2, epochs: 2 });
   const reader = new StreamReader();
@@ -524,5 +545,12 @@ Deno.test("StreamReader survives random octets behind every beginning", () => {
     } catch (error) {
       if (!(error instanceof FormatError)) throw error;
     }
+  }
+});
+
+Deno.test("StreamReader.finish() refuses a stream of which nothing came, whatever it was to be", () => {
+  for (const profile of ["auto", "libxc", "libxl", "xl", "legacy", "region"] as const) {
+    const rule = profile === "auto" ? "stream.profile.unknown" : `${profile}.header.truncated`;
+    refuses(() => new StreamReader({ profile }).finish(), rule, 0);
   }
 });

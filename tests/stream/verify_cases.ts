@@ -1741,6 +1741,13 @@ extendedInfo(
   (at) => ["legacy.extended_info.xcnt", at + 8 + basic64 + 8],
   stopped,
 );
+extendedInfo(
+  "46_xcnt_large",
+  "an xsave size above 2^20",
+  (a) => [vcpuBlock(8), xcntBlock(a, 2 ** 20 + 1)],
+  (at) => ["legacy.extended_info.xcnt", at + 8 + basic64 + 8],
+  stopped,
+);
 inLegacy(
   "47_vcpu_max_4096",
   "a highest vcpu of 4096",
@@ -1961,13 +1968,13 @@ add("legacy_chunk_guest", "an HVM parameter of a PV guest", (a) => {
   pvEpochEnd(a, [[fill(0x3c, basic64)]]);
   return { findings: [["legacy.chunk.guest", at, 1]], ...ignored };
 });
-add("legacy_unmapped", "2^28 + 1 unmapped frames", (a) => {
+add("legacy_unmapped", "one unmapped frame more than the guest has pages", (a) => {
   legacyPv(a, 8, 8, [vcpuBlock(8)]);
   vcpuInfo(a, 0, 1n);
   legacyTsc(a);
   last(a);
   bodyEnd(a);
-  const at = a.raw("tail: unmapped frames", a.u32(0x1000_0001));
+  const at = a.raw("tail: unmapped frames", a.u32(0x401));
   return { findings: [["legacy.tail.unmapped", at, 5]], ...stopped };
 });
 for (const [name, size, told] of [["empty", 0, {}], ["long", 0x800_0001, stopped]] as const) {

@@ -1,5 +1,11 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { FormatError } from "../../lib/base/errors.ts";
+import { CheckpointReceiver } from "../../lib/stream/checkpoint.ts";
+import { LegacyConverter } from "../../lib/stream/convert.ts";
+import { ImageTarget } from "../../lib/stream/image_target.ts";
+import { MemoryImage } from "../../lib/stream/memory_image.ts";
+import { StreamReader } from "../../lib/stream/reader.ts";
 import {
   type Finding,
   findingsMax,
@@ -266,6 +272,28 @@ Deno.test("Verifier passes over 16 GiB with the memory of its state", () => {
   assert.ok(most < 64 * 1024 * 1024, `${most} octets more than at the start`);
 });
 
+Deno.test("Verifier is settled where nothing can be found any more, and not before", () => {
+  for (const vector of vectors) {
+    const { name, bytes } = vector;
+    const verifier = new Verifier(optionsOf(vector));
+    let size = 0;
+    while (size < bytes.length && !verifier.settled) verifier.push(bytes.subarray(size, ++size));
+    if (!verifier.settled) {
+      const { status, findings } = verifier.finish();
+      assert.notEqual(status, "stopped", name);
+      assert.ok(findings.every(({ rule }) => !rule.endsWith(".end.trailing")), name);
+      continue;
+    }
+    const whole = verify([bytes], optionsOf(vector)).findings;
+    assert.deepEqual(
+      verify([bytes.subarray(0, size), fill(0xa5, 9000)], optionsOf(vector)).findings,
+      whole,
+      name,
+    );
+    assert.notDeepEqual(verify([bytes.subarray(0, size - 1)], optionsOf(vector)).findings, whole, name);
+  }
+});
+
 Deno.test("Verifier refuses a chunk after finish()", () => {
   const verifier = new Verifier();
   const report = verifier.finish();
@@ -298,4 +326,53 @@ Deno.test("VERIFY.md lists every rule with its weight, and no other", async () =
     listed,
     Object.entries(verifyRules).map(([rule, { weight }]) => `${rule} ${weight}`).sort(),
   );
+});
+
+/** The rule with which reader, converter or receiver refuse a stream; null when they take it. */
+function ruleOfReaders({ bytes, fields }: Vector): string | null {
+  const guest = fields.get("guest") === "pv" ? "pv" : "auto";
+  const reader = new StreamReader({ digest: sha256, guest });
+  const image = new MemoryImage({ sizeMax: 1 << 28 });
+  const target = new ImageTarget({ image, scratch: new MemoryImage({ sizeMax: 1 << 28 }) });
+  const receiver = new CheckpointReceiver({ target, epochSizeMax: 1 << 28 });
+  const converter = new LegacyConverter({ to: "libxl", remember: "all" });
+  const take = (): void => {
+    for (let item = reader.next(); item !== null; item = reader.next()) {
+      if (item.layer !== "legacy") {
+        receiver.take(item);
+        continue;
+      }
+      for (const one of converter.convert(item)) receiver.take({ ...one, place: item.place });
+    }
+  };
+  try {
+    reader.push(bytes);
+    take();
+    reader.finish();
+    take();
+    return null;
+  } catch (error) {
+    assert.ok(error instanceof FormatError, String(error));
+    return error.rule;
+  }
+}
+
+Deno.test("VERIFY.md says where readers name another rule than the verifier, and nothing else", async () => {
+  const text = await Deno.readTextFile(new URL("../../lib/stream/verify/VERIFY.md", import.meta.url));
+  const [, section = ""] = /\n## What readers call it\n([^]*?)\n## /.exec(text) ?? [];
+  const listed = new Map<string, string[]>();
+  for (const [, own = "", others = ""] of section.matchAll(/^\| `(\S+)` +\| (`.*`) +\|$/gm)) {
+    assert.ok(own in verifyRules, own);
+    listed.set(own, [...others.matchAll(/`([^`]+)`/g)].map(([, rule = ""]) => rule));
+  }
+  assert.ok(listed.size > 20);
+  const met = new Set<string>();
+  for (const vector of vectors) {
+    if (vector.expect === "ok" || vector.fields.has("profile") || vector.fields.has("checkpointed")) continue;
+    const rule = ruleOfReaders(vector);
+    if (rule === null || rule === vector.expect) continue;
+    assert.ok(listed.get(vector.expect)?.includes(rule), `${vector.name}: ${vector.expect}, ${rule}`);
+    met.add(vector.expect);
+  }
+  assert.deepEqual([...listed.keys()].filter((rule) => !met.has(rule)), []);
 });

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import type { Input } from "./input.ts";
+import type { Input, Step } from "./input.ts";
 import { type VerifyRule, verifyRules } from "./rules.ts";
 
 /** A grammar that a finding belongs to; `stream` before any is known. */
@@ -109,6 +109,24 @@ export class Trace {
       layer: place.layer ?? this.layer,
       message,
     });
+  }
+
+  /** Passes over what is left of the body of the record at `start`, and over its padding; then the record is done. */
+  *finishRecord(
+    layer: "libxl" | "libxc" | "region",
+    record: { start: number; length: number; name: string },
+  ): Step {
+    const { input } = this;
+    const { start, length, name } = record;
+    const end = start + 8 + length;
+    yield* input.skip(end - input.offset);
+    const padding = -length & 7;
+    if (padding > 0) {
+      yield* input.take(padding);
+      const wrong = input.nonZero(0, padding);
+      if (wrong >= 0) this.report(`${layer}.record.padding`, end + wrong, `padding of ${name} is not 0`);
+    }
+    this.done();
   }
 
   /** A rule is broken, and nothing behind it can be read. */

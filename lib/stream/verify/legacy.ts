@@ -5,8 +5,7 @@
  *     p2m_size, [PV: extended info, frames], { chunk*, 0, tail }, { chunk*, 0, tail }, ...
  *
  * With compression, from the second epoch on, batches are frame numbers only and their contents come encoded in
- * chunks -12. Those are walked through, and held against what was announced: at no time may more pages have come
- * than were announced, and at the end of the body just as many.
+ * chunks -12: see compressed.ts.
  *
  * Invariants:
  * - What breaks the grammar stops the verification: without framing nothing behind it can be read.
@@ -14,7 +13,7 @@
  *
  * @module
  */
-import { DeltaWalk } from "./delta.ts";
+import { Compressed, type Place } from "./compressed.ts";
 import { hex, type Trace } from "./findings.ts";
 import { Cut, type Step } from "./input.ts";
 import { PfnSet } from "./pages.ts";
@@ -27,8 +26,7 @@ const vcpuIdMax = 4095;
 const hole = 0xf000_0000;
 const basicSizes = { 4: 0xaf0, 8: 0x1430 } as const;
 const extendedSize = 128;
-const xsaveMax = 65_536;
-const unmappedMax = 2 ** 28;
+const xsaveMax = 2 ** 20;
 const compressedMax = 64 * 1024 * 1024;
 const toolstackMax = 1024 * 1024;
 const recordMax = 128 * 1024 * 1024;
@@ -54,118 +52,6 @@ const blocks = { vcpu: 0x7570_6376, extv: 0x7674_7865, xcnt: 0x746e_6378 } as co
 
 const signatures = ["DeviceModelRecord0002", "RemusDeviceModelState", "QemuDeviceModelRecord"] as const;
 const signatureSize = 21;
-
-/** Where something stood. */
-interface Place {
-  offset: number;
-  record: number;
-}
-
-/** The compressed pages of one epoch, against what the batches announced. */
-class Compressed {
-  readonly #trace: Trace;
-  readonly #walk = new DeltaWalk("remus");
-  /** Pages that were announced and did not come yet; below zero: that came and were not announced. */
-  #pending = 0;
-  /** The first octet that belongs to no announced page. */
-  #excess: Place | null = null;
-  #interleaved = false;
-  /** The end of the last chunk. */
-  #last: Place | null = null;
-  /** An offence, after which no more is walked through. */
-  #fault: { rule: VerifyRule; place: Place; reported: boolean } | null = null;
-
-  constructor(trace: Trace) {
-    this.#trace = trace;
-  }
-
-  /** A batch announced pages. */
-  announce(pages: number): void {
-    if (pages === 0) return;
-    if (this.#excess !== null && !this.#interleaved) {
-      this.#interleaved = true;
-      this.#report(
-        "legacy.compressed.interleave",
-        this.#excess,
-        "compressed pages stand here before their batch",
-      );
-    }
-    this.#pending += pages;
-    if (this.#pending > 0) {
-      this.#reportFault();
-      this.#excess = null;
-    } else if (this.#pending === 0 && this.#fault === null && this.#walk.place === "edge") {
-      this.#excess = null;
-    }
-  }
-
-  /** Walks through the payload of a chunk. */
-  *chunk(size: number): Step {
-    const { input, items } = this.#trace;
-    const end = input.offset + size;
-    while (input.offset < end) {
-      const from = input.offset;
-      const piece = yield* input.some(end - from);
-      let at = 0;
-      while (at < piece.length && this.#fault === null) {
-        if (this.#pending <= 0 && this.#excess === null && this.#walk.place === "edge") {
-          this.#excess = { offset: from + at, record: items };
-        }
-        const event = this.#walk.walk(piece, at);
-        at = this.#walk.at;
-        if (event === "page") {
-          this.#pending--;
-        } else if (event !== "more") {
-          this.#fault = {
-            rule: event === "codec" ? "legacy.delta.marker" : `legacy.delta.${event}`,
-            place: { offset: from + at - 1, record: items },
-            reported: false,
-          };
-          if (this.#pending > 0) this.#reportFault();
-        }
-      }
-    }
-    this.#last = { offset: end, record: items };
-  }
-
-  /** The body of the epoch ends. */
-  end(): void {
-    if (this.#pending > 0 && this.#fault === null) {
-      const place = this.#last ?? { offset: this.#trace.itemOffset, record: this.#trace.items };
-      switch (this.#walk.place) {
-        case "markers":
-          this.#report("legacy.delta.short", place, "the compressed data end before a page is covered");
-          break;
-        case "run":
-          this.#report("legacy.delta.run_truncated", place, "the compressed data end in a run");
-          break;
-        case "full":
-          this.#report("legacy.delta.full_truncated", place, "the compressed data end in a whole page");
-          break;
-        default:
-          this.#report("legacy.compressed.missing", place, `${this.#pending} announced pages did not come`);
-      }
-    } else if (this.#excess !== null) {
-      this.#report("legacy.compressed.leftover", this.#excess, "octets stand behind the last announced page");
-    }
-    this.#pending = 0;
-    this.#excess = null;
-    this.#interleaved = false;
-    this.#last = null;
-    this.#fault = null;
-    this.#walk.reset();
-  }
-
-  #reportFault(): void {
-    if (this.#fault === null || this.#fault.reported) return;
-    this.#fault.reported = true;
-    this.#report(this.#fault.rule, this.#fault.place, "the encoding of a page is broken");
-  }
-
-  #report(rule: VerifyRule, place: Place, message: string): void {
-    this.#trace.report(rule, place.offset, message, { record: place.record });
-  }
-}
 
 /** What may be told about a legacy stream. */
 export interface LegacyVerifyOptions {
@@ -243,7 +129,7 @@ export class LegacyVerifier {
       trace.stop(
         "legacy.header.p2m_size",
         start,
-        `the memory is ${this.#p2mSize} pages and should be 1 to ${p2mSizeMax}`,
+        `the memory is ${this.#p2mSize} pages and should be 1 to ${p2mSizeMax}, if this is a stream at all`,
       );
     }
     const marked = (yield* input.peek(this.#width)) === this.#width && input.u32(0) === 0xffff_ffff &&
@@ -322,11 +208,11 @@ export class LegacyVerifier {
           }
           yield* input.take(4);
           this.#xsaveSize = input.u32(0);
-          if (this.#xsaveSize < 16 || this.#xsaveSize > 16 + xsaveMax) {
+          if (this.#xsaveSize < 16 || this.#xsaveSize > xsaveMax) {
             trace.stop(
               "legacy.extended_info.xcnt",
               start + 8,
-              `the xsave size is ${this.#xsaveSize} and should be 16 to ${16 + xsaveMax}`,
+              `the xsave size is ${this.#xsaveSize} and should be 16 to ${xsaveMax}`,
             );
           }
           break;
@@ -633,11 +519,11 @@ export class LegacyVerifier {
     const start = input.offset;
     yield* input.take(4);
     const unmapped = input.u32(0);
-    if (unmapped > unmappedMax) {
+    if (unmapped > this.#p2mSize) {
       trace.stop(
         "legacy.tail.unmapped",
         start,
-        `there are ${unmapped} unmapped frames and may be ${unmappedMax}`,
+        `there are ${unmapped} unmapped frames and may be ${this.#p2mSize}`,
       );
     }
     if (!this.#vcpuInfoSeen && trace.epochs === 1) {

@@ -229,18 +229,8 @@ export class LibxcVerifier {
       }
       this.#order(type, start);
       if (type === types.end) this.#atEnd(start);
-      const end = start + 8 + length;
       yield* this.#body(type, length, start);
-      yield* input.skip(end - input.offset);
-      const padding = -length & 7;
-      if (padding > 0) {
-        yield* input.take(padding);
-        const wrong = input.nonZero(0, padding);
-        if (wrong >= 0) {
-          trace.report("libxc.record.padding", end + wrong, `padding of ${nameOf(type)} is not 0`);
-        }
-      }
-      trace.done();
+      yield* trace.finishRecord("libxc", { start, length, name: nameOf(type) });
       if (type === types.end) return "end";
       if (type === types.checkpoint) {
         this.#checkpoints++;

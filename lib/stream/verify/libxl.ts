@@ -196,18 +196,8 @@ export class LibxlVerifier {
         `the body of ${nameOf(type)} is ${length} octets and may be ${bodyMax}`,
       );
     }
-    const end = start + 8 + length;
     yield* this.#body(type, length, start, behindCheckpoint);
-    yield* input.skip(end - input.offset);
-    const padding = -length & 7;
-    if (padding > 0) {
-      yield* input.take(padding);
-      const wrong = input.nonZero(0, padding);
-      if (wrong >= 0) {
-        trace.report("libxl.record.padding", end + wrong, `padding of ${nameOf(type)} is not 0`);
-      }
-    }
-    trace.done();
+    yield* trace.finishRecord("libxl", { start, length, name: nameOf(type) });
     return type;
   }
 

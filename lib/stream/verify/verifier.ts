@@ -122,6 +122,11 @@ export class Verifier {
     this.#step();
   }
 
+  /** Whether what follows is only counted: it has no meaning any more, or stands behind the end. */
+  get settled(): boolean {
+    return !this.#running;
+  }
+
   /** Says that the stream has ended, and gives the report. */
   finish(): VerifyReport {
     if (!this.#finished) {
