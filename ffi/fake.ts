@@ -19,6 +19,8 @@ import { FormatError } from "../lib/base/errors.ts";
 import { errnoOf, NativeError } from "./errno.ts";
 import type { DirEntry, FileKind, FileStat, Libc, Native, ProbeItem, Xattr, Zstd } from "./mod.ts";
 import { libraryVersion } from "./symbols.ts";
+import { attachFakeRegion, FakeRegion } from "./fake_region.ts";
+import { FakeDelta } from "./fake_delta.ts";
 import { zstdSizeMax } from "./layout.ts";
 
 const pageSize = 4096;
@@ -193,6 +195,21 @@ export class FakeLibc implements Libc {
     const node = this.#writable(fd, "set the size of a file", "EINVAL");
     if (size < 0) fail("EINVAL", "set the size of a file");
     this.#truncate(node, size);
+  }
+
+  /** See {@link Libc.punch}. */
+  punch(fd: number, offset: number, size: number): void {
+    this.#enter("punch a hole");
+    const node = this.#writable(fd, "punch a hole");
+    if (offset < 0 || size <= 0) fail("EINVAL", "punch a hole");
+    const end = Math.min(offset + size, node.size);
+    for (let at = offset; at < end;) {
+      const index = Math.floor(at / pageSize);
+      const next = Math.min((index + 1) * pageSize, end);
+      if (next - at === pageSize) node.pages.delete(index);
+      else node.pages.get(index)?.fill(0, at % pageSize, at % pageSize + next - at);
+      at = next;
+    }
   }
 
   /** See {@link Libc.seek}. */
@@ -909,6 +926,9 @@ export function createFakeNative(options: { budget?: number } = {}): FakeNative 
     path: "",
     libc: new FakeLibc(options),
     zstd: new FakeZstd(),
+    delta: new FakeDelta(),
+    openRegion: (settings) => new FakeRegion(settings),
+    attachRegion: attachFakeRegion,
     probe: (dir: BytePath): ProbeItem[] => [
       { id: "kernel", ok: true, errno: 0, detail: "simulated" },
       { id: "filesystem", ok: true, errno: 0, detail: `simulated at ${joinPath("" as BytePath, dir)}` },

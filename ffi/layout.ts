@@ -33,6 +33,81 @@ const structs: readonly (readonly [name: string, fields: Fields])[] = [
   ["drover_xattr", [["record_size", 4], ["name_size", 4], ["value_size", 4], ["reserved", 4]]],
   ["drover_statfs", [["available", 8], ["type", 8], ["block_size", 8]]],
   ["drover_identity", [["uid", 4], ["gid", 4], ["can_mount", 4], ["in_user_namespace", 4]]],
+  ["drover_region_options", [
+    ["size", 8],
+    ["limit", 8],
+    ["ssd_size", 8],
+    ["fault_mode", 4],
+    ["dirty_mode", 4],
+    ["shared", 4],
+    ["flags", 4],
+    ["spin_us", 4],
+    ["evict_batch", 4],
+    ["read_around", 4],
+    ["contexts", 4],
+  ]],
+  ["drover_region_stats", [
+    ["faults", 8],
+    ["fetches", 8],
+    ["fills", 8],
+    ["promotions", 8],
+    ["waits", 8],
+    ["protect_faults", 8],
+    ["refaults", 8],
+    ["prefetched", 8],
+    ["evicted_clean", 8],
+    ["evicted_dirty", 8],
+    ["read_calls", 8],
+    ["read_bytes", 8],
+    ["write_calls", 8],
+    ["written_bytes", 8],
+    ["stall_nanos", 8],
+    ["errors", 8],
+    ["events_lost", 8],
+    ["resident_pages", 8],
+    ["pinned_pages", 8],
+    ["writeback_pages", 8],
+    ["limit_pages", 8],
+  ]],
+  ["drover_region_control", [
+    ["limit_pages", 8],
+    ["spin_us", 4],
+    ["evict_batch", 4],
+    ["read_around", 4],
+    ["heat_max", 4],
+    ["trace_head", 8],
+    ["stats", 168],
+    ["fault_histogram", 2432],
+    ["device_histogram", 2432],
+    ["trace", 65536],
+  ]],
+  ["drover_region_event", [
+    ["page", 8],
+    ["nanos", 8],
+    ["error", 4],
+    ["why", 4],
+  ]],
+  ["drover_bench_options", [
+    ["size", 8],
+    ["nanoseconds", 8],
+    ["ops", 8],
+    ["seed", 8],
+    ["pattern", 4],
+    ["threads", 4],
+    ["writes", 4],
+    ["hints", 4],
+  ]],
+  ["drover_bench_result", [
+    ["ops", 8],
+    ["nanoseconds", 8],
+    ["p50", 8],
+    ["p90", 8],
+    ["p99", 8],
+    ["slowest", 8],
+    ["wrong", 8],
+    ["wrong_offset", 8],
+    ["sum", 8],
+  ]],
 ];
 
 /** The layout in the form that `drover_layout()` writes: `struct 0 size`, then `struct.field offset size`. */
@@ -92,3 +167,145 @@ export const overlayFlags = {
 
 /** DROVER_ZSTD_SIZE_MAX: the largest input, prefix or output of a zstd call. */
 export const zstdSizeMax = 2 ** 30;
+
+/** struct drover_region_options: offsets in bytes. */
+export const regionOptions = {
+  structSize: 56,
+  size: 0,
+  limit: 8,
+  ssdSize: 16,
+  faultMode: 24,
+  dirtyMode: 28,
+  shared: 32,
+  flags: 36,
+  spinUs: 40,
+  evictBatch: 44,
+  readAround: 48,
+  contexts: 52,
+} as const;
+
+/** struct drover_region_stats: offsets in bytes. */
+export const regionStats = {
+  structSize: 168,
+  faults: 0,
+  fetches: 8,
+  fills: 16,
+  promotions: 24,
+  waits: 32,
+  protectFaults: 40,
+  refaults: 48,
+  prefetched: 56,
+  evictedClean: 64,
+  evictedDirty: 72,
+  readCalls: 80,
+  readBytes: 88,
+  writeCalls: 96,
+  writtenBytes: 104,
+  stallNanos: 112,
+  errors: 120,
+  eventsLost: 128,
+  residentPages: 136,
+  pinnedPages: 144,
+  writebackPages: 152,
+  limitPages: 160,
+} as const;
+
+/** struct drover_region_control: offsets in bytes. */
+export const regionControl = {
+  structSize: 70600,
+  limitPages: 0,
+  spinUs: 8,
+  evictBatch: 12,
+  readAround: 16,
+  heatMax: 20,
+  traceHead: 24,
+  stats: 32,
+  faultHistogram: 200,
+  deviceHistogram: 2632,
+  trace: 5064,
+} as const;
+
+/** struct drover_region_event: offsets in bytes. */
+export const regionEvent = {
+  structSize: 24,
+  page: 0,
+  nanos: 8,
+  error: 16,
+  why: 20,
+} as const;
+
+/** fault_mode of struct drover_region_options: DROVER_FAULT_…. */
+export const faultModes = { inline: 0, thread: 1 } as const;
+
+/** dirty_mode of struct drover_region_options: DROVER_DIRTY_…. */
+export const dirtyModes = { hash: 0, wp: 1, async: 2 } as const;
+
+/** flags of struct drover_region_options: DROVER_REGION_…. */
+export const regionFlags = { prewrite: 1, anonymous: 2, buffered: 4, say: 8 } as const;
+
+/** The low four bits of a sample: DROVER_PAGE_…. */
+export const pageStates = {
+  empty: 0,
+  cold: 1,
+  busy: 2,
+  clean: 3,
+  dirty: 4,
+  standby: 5,
+  standbyDirty: 6,
+  writeback: 7,
+  poison: 8,
+} as const;
+
+/** Kinds of trace entries: DROVER_TRACE_…. */
+export const traceKinds = { read: 1, write: 2, fill: 3, promote: 4, prefetch: 5 } as const;
+
+/** why of struct drover_region_event: DROVER_EVENT_…. */
+export const eventReasons = {
+  read: 1,
+  checksum: 2,
+  short: 3,
+  write: 4,
+  room: 5,
+  poisoned: 6,
+  lost: 7,
+  kernel: 8,
+} as const;
+
+/** DROVER_PREFETCH_WAIT, DROVER_EVICT_STANDBY and DROVER_EVICT_WAIT. */
+export const prefetchWait = 1, evictStandby = 1, evictWait = 2;
+
+/** DROVER_HISTOGRAM_BUCKETS and DROVER_TRACE_ENTRIES. */
+export const histogramBuckets = 304, traceEntries = 8192;
+
+/** struct drover_bench_options: offsets in bytes. */
+export const benchOptions = {
+  structSize: 48,
+  size: 0,
+  nanoseconds: 8,
+  ops: 16,
+  seed: 24,
+  pattern: 32,
+  threads: 36,
+  writes: 40,
+  hints: 44,
+} as const;
+
+/** struct drover_bench_result: offsets in bytes. */
+export const benchResult = {
+  structSize: 72,
+  ops: 0,
+  nanoseconds: 8,
+  p50: 16,
+  p90: 24,
+  p99: 32,
+  slowest: 40,
+  wrong: 48,
+  wrongOffset: 56,
+  sum: 64,
+} as const;
+
+/** DROVER_BENCH_UNIFORM, …_ZIPF and …_SCAN. */
+export const benchPatterns = { uniform: 0, zipf: 1, scan: 2 } as const;
+
+/** DROVER_BENCH_THREADS_MAX and …_HINTS_MAX. */
+export const benchThreadsMax = 64, benchHintsMax = 64;

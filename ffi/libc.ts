@@ -248,6 +248,11 @@ export class NativeLibc implements Libc {
     check(this.#lib.drover_ftruncate(fd, BigInt(size)), "set the size of a file");
   }
 
+  /** See {@link Libc.punch}. */
+  punch(fd: number, offset: number, size: number): void {
+    check(this.#lib.drover_punch(fd, BigInt(offset), BigInt(size)), "punch a hole");
+  }
+
   /** See {@link Libc.seek}. */
   seek(fd: number, offset: number, whence: number): number {
     const rc = Number(this.#lib.drover_seek(fd, BigInt(offset), whence));

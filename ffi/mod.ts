@@ -98,6 +98,8 @@ export interface Libc {
   pwrite(fd: number, buffer: Uint8Array, offset: number): void;
   /** ftruncate(2): cuts the file, or extends it with a hole. */
   ftruncate(fd: number, size: number): void;
+  /** fallocate(2): the range, not empty, reads as zeros and takes no room; EOPNOTSUPP where the file system cannot. */
+  punch(fd: number, offset: number, size: number): void;
   /** lseek(2) with SEEK_DATA (3) or SEEK_HOLE (4); -1 where there is none (ENXIO). */
   seek(fd: number, offset: number, whence: number): number;
   /** Copies a range by reflink, copy_file_range(2) or read and write, whichever works first. */
@@ -192,6 +194,286 @@ export interface Zstd {
   ): Uint8Array<ArrayBuffer>;
 }
 
+/** How pages are encoded: in Remus's markers, or as page deltas of a region. */
+export type DeltaFormat = "remus" | "region";
+
+/** Which instructions of the processor are used. */
+export type DeltaLevel = "scalar" | "avx2" | "avx512";
+
+/**
+ * Page deltas: lib/stream's `PageCodec`, fast. Pages have 4096 bytes. All levels, and the reference in lib/stream,
+ * give the same bytes and refuse the same ones by the same rules.
+ */
+export interface PageDelta {
+  /** What is used: the best that this machine has, but for what {@link PageDelta.at} gives. */
+  readonly level: DeltaLevel;
+  /** What this machine has, best last. */
+  readonly levels: readonly DeltaLevel[];
+  /** The same at one of {@link PageDelta.levels}. */
+  at(level: DeltaLevel): PageDelta;
+  /** Encodes `count` pages against their old contents; `into` holds 4105 (Remus) or 4097 (region) bytes a page. */
+  encode(format: DeltaFormat, olds: Uint8Array, news: Uint8Array, count: number, into: Uint8Array): number;
+  /**
+   * Encodes a page for each slot against what that slot of `bases` holds, and stores it there. A slot is its number,
+   * with 0x80000000 where it holds something else, or 0xffffffff for none: then the page is written whole.
+   */
+  encodeCached(
+    format: DeltaFormat,
+    bases: Uint8Array,
+    slots: Uint32Array,
+    pages: Uint8Array,
+    into: Uint8Array,
+  ): number;
+  /**
+   * Decodes exactly `count` encodings onto the old contents: all or none. `offset` is added to positions in errors.
+   * @throws {FormatError} with the rules of lib/stream/delta.ts.
+   */
+  decode(format: DeltaFormat, bytes: Uint8Array, count: number, pages: Uint8Array, offset?: number): void;
+  /** Writes for each of `count` pages 1 where it is all zeros and 0 where not, and returns how many are. */
+  zeroPages(pages: Uint8Array, count: number, zero: Uint8Array): number;
+}
+
+/** Who fetches a cold page: the thread that touches it, or a thread of the region, so that system calls can too. */
+export type FaultMode = "inline" | "thread";
+
+/** How a changed page is told from one that is equal to its copy on SSD. `async` is for `harvest`. */
+export type DirtyMode = "hash" | "wp" | "async";
+
+/** What a region is opened with; drover.h says what each allows. Sizes in bytes. */
+export interface RegionSettings {
+  /** Whole pages of 4096 bytes. */
+  size: number;
+  /** RAM that its pages may take in all. */
+  limit: number;
+  /** The file below it: a new or empty one, a block device, or a directory for one without a name. */
+  ssd: { path: BytePath; size: number; anonymous: boolean };
+  /** Who fetches. */
+  faults: FaultMode;
+  /** What is written when a page leaves. */
+  dirty: DirtyMode;
+  /** How long to spin for a read before blocking, in microseconds. */
+  spinUs: number;
+  /** Write over the whole file first. */
+  prewrite?: boolean;
+  /** Go through the page cache where the file system has no O_DIRECT. */
+  buffered?: boolean;
+  /** Pages that leave together. */
+  evictBatch?: number;
+  /** Pages that come together. */
+  readAround?: number;
+  /** Threads that may fetch at once. */
+  contexts?: number;
+}
+
+/** A run of pages. */
+export interface PageSpan {
+  /** First page. */
+  first: number;
+  /** How many. */
+  count: number;
+}
+
+/** Counters since a region was opened, and what is so now: struct drover_region_stats. */
+export interface RegionStats {
+  /** Touches that had to be served. */
+  faults: number;
+  /** Faults served from the file. */
+  fetches: number;
+  /** Faults served with zeros. */
+  fills: number;
+  /** Faults served from RAM: pages on their way out. */
+  promotions: number;
+  /** Faults that waited for another thread's move. */
+  waits: number;
+  /** First writes, with `wp`. */
+  protectFaults: number;
+  /** Fetches of pages that had left not long before. */
+  refaults: number;
+  /** Pages read without a touch. */
+  prefetched: number;
+  /** Pages that left without a write. */
+  evictedClean: number;
+  /** Pages that left and had to be written. */
+  evictedDirty: number;
+  /** Requests to the device. */
+  readCalls: number;
+  /** Bytes read. */
+  readBytes: number;
+  /** Requests to the device. */
+  writeCalls: number;
+  /** Bytes written. */
+  writtenBytes: number;
+  /** Time that touching threads spent in faults. */
+  stallNanos: number;
+  /** Events of all kinds. */
+  errors: number;
+  /** Events that nobody read in time. */
+  eventsLost: number;
+  /** Pages that count against the limit now. */
+  residentPages: number;
+  /** Pages that are pinned now. */
+  pinnedPages: number;
+  /** Pages that are being written now. */
+  writebackPages: number;
+  /** The limit in force. */
+  limitPages: number;
+}
+
+/** What may be changed while a region is open. C keeps values within what the options allow. */
+export interface RegionKnobs {
+  /** Pages of RAM. */
+  limitPages: number;
+  /** How long to spin for a read before blocking, in microseconds. */
+  spinUs: number;
+  /** Pages that leave together. */
+  evictBatch: number;
+  /** Pages that come together. */
+  readAround: number;
+  /** Rounds of the clock that the hottest pages survive: 0 to 15. */
+  heatMax: number;
+}
+
+/** A part of the trace of faults. */
+export interface RegionTrace {
+  /** What to pass as `since` the next time. */
+  next: number;
+  /** Entries that were overwritten before they were read. */
+  lost: number;
+  /** Pages in the order of their faults. */
+  pages: Uint32Array<ArrayBuffer>;
+  /** What each fault was: DROVER_TRACE_… of drover.h. */
+  kinds: Uint8Array<ArrayBuffer>;
+}
+
+/** How often which duration was seen. */
+export interface RegionHistogram {
+  /** By bucket. */
+  counts: Float64Array<ArrayBuffer>;
+  /** The middle of a bucket, in nanoseconds. */
+  nanosOf(bucket: number): number;
+}
+
+/** The block that a region shares with C: reading and writing it is no call. */
+export interface RegionControl {
+  /** As they are now. */
+  knobs(): RegionKnobs;
+  /** Takes effect at the next fault. */
+  setKnobs(knobs: Partial<RegionKnobs>): void;
+  /** As `NativeRegion.stats`, but without a call: what is so now (pages resident, pinned, in write-back, the limit) is of the last one. */
+  stats(): RegionStats;
+  /** Faults since an earlier call; 0 for all that are still there. */
+  trace(since: number): RegionTrace;
+  /** Durations of whole faults, or of reads alone. */
+  histogram(of: "faults" | "device"): RegionHistogram;
+}
+
+/** Something that went wrong with a page. */
+export interface RegionEvent {
+  /** Which. */
+  page: number;
+  /** When, since the region was opened. */
+  nanos: number;
+  /** The error, positive. */
+  errno: number;
+  /** What happened: DROVER_EVENT_… of drover.h. */
+  why: "read" | "checksum" | "short" | "write" | "room" | "poisoned" | "lost" | "kernel";
+}
+
+/** A loop over a region's memory, in C. */
+export interface BenchLoop {
+  /** Which pages. */
+  pattern: "uniform" | "zipf" | "scan";
+  /** Share of the accesses that write, 0 to 1. */
+  writes: number;
+  /** 1 to 64. */
+  threads: number;
+  /** Accesses that are announced at once, 0 to 64. */
+  hints: number;
+  /** How long. */
+  seconds: number;
+  /** At most so many by each thread. */
+  ops?: number;
+  /** Same seed, same accesses. */
+  seed: number;
+}
+
+/** What such a loop did; latencies in nanoseconds. */
+export interface BenchResult {
+  /** Accesses. */
+  ops: number;
+  /** From the first to the last. */
+  nanos: number;
+  /** Half were faster. */
+  p50: number;
+  /** Nine of ten were. */
+  p90: number;
+  /** Ninety-nine of a hundred were. */
+  p99: number;
+  /** The slowest. */
+  slowest: number;
+  /** Values that were not what was written last. */
+  wrong: number;
+  /** Where one of them is. */
+  wrongOffset: number;
+}
+
+/**
+ * A range of memory larger than its RAM. Pages are named by number; a span that is not inside the region
+ * is refused whole. Calls on a closed region throw a TypeError.
+ */
+export interface NativeRegion extends Disposable {
+  /** Names it in a worker of this process: `Native.attachRegion`. */
+  readonly handle: bigint;
+  /** Bytes. */
+  readonly size: number;
+  /** The file that it was opened on. */
+  readonly path: BytePath;
+  /** Whether it can be used. */
+  readonly isOpen: boolean;
+  /** Its memory. Detached by `close`. */
+  readonly memory: ArrayBuffer;
+  /** What it shares with C. */
+  readonly control: RegionControl;
+  /** Brings pages in and keeps them until as many `unpin`. */
+  pin(span: PageSpan): void;
+  /** Lets go of pages. */
+  unpin(span: PageSpan): void;
+  /** Brings all pages of a span in; how many had to be. */
+  populate(span: PageSpan): Promise<number>;
+  /** Starts reading those that are cold; how many reads were started. */
+  prefetch(pages: BigUint64Array<ArrayBuffer>): number;
+  /** The same, done when they have come. */
+  prefetchAndWait(pages: BigUint64Array<ArrayBuffer>): Promise<number>;
+  /** Sends pages out; how many left. `standby`: only unmaps them; `wait`: until they are written. */
+  evict(pages: BigUint64Array<ArrayBuffer>, options?: { standby?: boolean; wait?: boolean }): number;
+  /** Evicts until so many or fewer are in RAM; how many are. */
+  reclaim(residentPages: number): Promise<number>;
+  /** How hot pages count, 0 to 15. */
+  setHeat(span: PageSpan, heat: number): void;
+  /** Writes what has changed; how many pages. */
+  flush(): Promise<number>;
+  /** One byte per page: state in the low four bits (DROVER_PAGE_… of drover.h), heat in the others. */
+  sample(span: PageSpan, into: Uint8Array<ArrayBuffer>): void;
+  /** Pages written since the last harvest, lowest bit first; with `async` only. */
+  harvest(): { bitmap: BigUint64Array<ArrayBuffer>; count: number };
+  /** Declares pages lost. */
+  poison(span: PageSpan): void;
+  /** Makes pages zero again. */
+  reset(span: PageSpan): void;
+  /** Counters. */
+  stats(): RegionStats;
+  /** What went wrong since the last call. */
+  events(): RegionEvent[];
+  /** Gives every word the value that `benchTouch` expects. `versions` has a byte for every 512 of the region. */
+  benchFill(versions: Uint8Array<ArrayBuffer>): Promise<void>;
+  /** Runs a loop in C and checks every value. */
+  benchTouch(loop: BenchLoop, versions: Uint8Array<ArrayBuffer>): Promise<BenchResult>;
+  /** Compares all words; how many are wrong. */
+  benchVerify(versions: Uint8Array<ArrayBuffer>): Promise<number>;
+  /** Gives memory and file back; views of `memory` become empty. A second call does nothing. */
+  close(): void;
+}
+
 /** One thing this machine may be able to do. */
 export interface ProbeItem {
   /** Stable id, for instance `userfaultfd.move`. */
@@ -214,6 +496,15 @@ export interface Native {
   readonly libc: Libc;
   /** Compression. */
   readonly zstd: Zstd;
+  /** How pages changed. */
+  readonly delta: PageDelta;
+  /** Opens memory that is larger than its RAM. */
+  openRegion(settings: RegionSettings): NativeRegion;
+  /**
+   * A region that another isolate of this process has open, by its handle. Its `close` only lets go of it; it must not be used
+   * once the other has closed it.
+   */
+  attachRegion(region: { handle: bigint; size: number }): NativeRegion;
   /** Asks the kernel; changes nothing. `dir` is where overlay and O_DIRECT are tried. */
   probe(dir: BytePath): ProbeItem[];
   /** Effective user id, and whether this process may mount (CAP_SYS_ADMIN in its user namespace). */

@@ -17,8 +17,10 @@ import type { BytePath } from "../lib/base/path.ts";
 import { DroverError } from "../lib/base/errors.ts";
 import { check } from "./errno.ts";
 import { identity as identityLayout, layoutText } from "./layout.ts";
+import { NativeDelta } from "./delta.ts";
 import { NativeLibc } from "./libc.ts";
-import type { Libc, Native, ProbeItem, Zstd } from "./mod.ts";
+import { attachRegion, openRegion } from "./region.ts";
+import type { Libc, Native, NativeRegion, PageDelta, ProbeItem, RegionSettings, Zstd } from "./mod.ts";
 import { identitySymbols, libraryVersion, type Symbols, symbols } from "./symbols.ts";
 import { NativeZstd } from "./zstd.ts";
 
@@ -40,6 +42,7 @@ class LoadedNative implements Native {
   readonly path: string;
   readonly libc: Libc;
   readonly zstd: Zstd;
+  readonly delta: PageDelta;
   readonly #lib: Symbols;
 
   constructor(lib: Symbols, version: string, path: string) {
@@ -48,6 +51,15 @@ class LoadedNative implements Native {
     this.path = path;
     this.libc = new NativeLibc(lib);
     this.zstd = new NativeZstd(lib);
+    this.delta = new NativeDelta(lib);
+  }
+
+  openRegion(settings: RegionSettings): NativeRegion {
+    return openRegion(this.#lib, settings);
+  }
+
+  attachRegion(region: { handle: bigint; size: number }): NativeRegion {
+    return attachRegion(this.#lib, region);
   }
 
   probe(dir: BytePath): ProbeItem[] {

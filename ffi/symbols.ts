@@ -34,6 +34,8 @@ export const symbols = {
   drover_pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "i64" },
   // int drover_ftruncate(int fd, int64_t size);
   drover_ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  // int drover_punch(int fd, int64_t offset, int64_t size);
+  drover_punch: { parameters: ["i32", "i64", "i64"], result: "i32" },
   // int64_t drover_seek(int fd, int64_t offset, int whence);
   drover_seek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   // int64_t drover_copy_range(int source, int64_t source_offset, int target, int64_t target_offset, int64_t size);
@@ -131,6 +133,133 @@ export const symbols = {
     name: "drover_zstd_decompress",
     parameters: ["buffer", "usize", "buffer", "usize", "i32", "buffer", "usize"],
     result: "i64",
+    nonblocking: true,
+  },
+
+  // int drover_delta_level(void);
+  drover_delta_level: { parameters: [], result: "i32" },
+  // int64_t drover_delta_encode(uint32_t codec, uint32_t level, void *bases, size_t base_count,
+  //                             const uint32_t *slots, const void *pages, size_t count, void *output,
+  //                             size_t capacity);
+  drover_delta_encode: {
+    parameters: ["u32", "u32", "buffer", "usize", "buffer", "buffer", "usize", "buffer", "usize"],
+    result: "i64",
+  },
+  // int drover_delta_check(uint32_t codec, const void *input, size_t size, size_t count, uint64_t *at);
+  drover_delta_check: { parameters: ["u32", "buffer", "usize", "usize", "buffer"], result: "i32" },
+  // int drover_delta_decode(uint32_t codec, uint32_t level, const void *input, size_t size, size_t count,
+  //                         void *pages);
+  drover_delta_decode: {
+    parameters: ["u32", "u32", "buffer", "usize", "usize", "buffer"],
+    result: "i32",
+  },
+  // int64_t drover_pages_zero(uint32_t level, const void *pages, size_t count, uint8_t *zero);
+  drover_pages_zero: { parameters: ["u32", "buffer", "usize", "buffer"], result: "i64" },
+
+  // int drover_region_open(const char *ssd_path, const struct drover_region_options *options,
+  // struct drover_region **out);
+  drover_region_open: { parameters: ["buffer", "buffer", "buffer"], result: "i32" },
+  drover_region_open_async: {
+    name: "drover_region_open",
+    parameters: ["buffer", "buffer", "buffer"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int drover_region_close(struct drover_region *region);
+  drover_region_close: { parameters: ["pointer"], result: "i32" },
+  drover_region_close_async: {
+    name: "drover_region_close",
+    parameters: ["pointer"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // uint64_t drover_region_address(struct drover_region *region);
+  drover_region_address: { parameters: ["pointer"], result: "u64" },
+  // uint64_t drover_region_control(struct drover_region *region);
+  drover_region_control: { parameters: ["pointer"], result: "u64" },
+  // int drover_region_fd(struct drover_region *region);
+  drover_region_fd: { parameters: ["pointer"], result: "i32" },
+  // int drover_region_pin(struct drover_region *region, uint64_t first, uint64_t count);
+  drover_region_pin: { parameters: ["pointer", "u64", "u64"], result: "i32" },
+  // int drover_region_unpin(struct drover_region *region, uint64_t first, uint64_t count);
+  drover_region_unpin: { parameters: ["pointer", "u64", "u64"], result: "i32" },
+  // int64_t drover_region_populate(struct drover_region *region, uint64_t first, uint64_t count);
+  drover_region_populate: { parameters: ["pointer", "u64", "u64"], result: "i64" },
+  drover_region_populate_async: {
+    name: "drover_region_populate",
+    parameters: ["pointer", "u64", "u64"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int64_t drover_region_prefetch(struct drover_region *region, const uint64_t *pages, size_t count,
+  // uint32_t flags);
+  drover_region_prefetch: { parameters: ["pointer", "buffer", "usize", "u32"], result: "i64" },
+  drover_region_prefetch_async: {
+    name: "drover_region_prefetch",
+    parameters: ["pointer", "buffer", "usize", "u32"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int64_t drover_region_evict(struct drover_region *region, const uint64_t *pages, size_t count,
+  // uint32_t flags);
+  drover_region_evict: { parameters: ["pointer", "buffer", "usize", "u32"], result: "i64" },
+  drover_region_evict_async: {
+    name: "drover_region_evict",
+    parameters: ["pointer", "buffer", "usize", "u32"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int64_t drover_region_reclaim(struct drover_region *region, uint64_t resident);
+  drover_region_reclaim: { parameters: ["pointer", "u64"], result: "i64" },
+  drover_region_reclaim_async: {
+    name: "drover_region_reclaim",
+    parameters: ["pointer", "u64"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int drover_region_heat(struct drover_region *region, uint64_t first, uint64_t count, uint32_t heat);
+  drover_region_heat: { parameters: ["pointer", "u64", "u64", "u32"], result: "i32" },
+  // int64_t drover_region_flush(struct drover_region *region);
+  drover_region_flush: { parameters: ["pointer"], result: "i64" },
+  drover_region_flush_async: {
+    name: "drover_region_flush",
+    parameters: ["pointer"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int drover_region_sample(struct drover_region *region, uint64_t first, uint64_t count, uint8_t *out);
+  drover_region_sample: { parameters: ["pointer", "u64", "u64", "buffer"], result: "i32" },
+  // int64_t drover_region_harvest(struct drover_region *region, uint64_t *bitmap, size_t words);
+  drover_region_harvest: { parameters: ["pointer", "buffer", "usize"], result: "i64" },
+  // int drover_region_poison(struct drover_region *region, uint64_t first, uint64_t count);
+  drover_region_poison: { parameters: ["pointer", "u64", "u64"], result: "i32" },
+  // int drover_region_reset(struct drover_region *region, uint64_t first, uint64_t count);
+  drover_region_reset: { parameters: ["pointer", "u64", "u64"], result: "i32" },
+  // int drover_region_stats(struct drover_region *region, struct drover_region_stats *out);
+  drover_region_stats: { parameters: ["pointer", "buffer"], result: "i32" },
+  // int drover_region_events(struct drover_region *region, struct drover_region_event *events, size_t count);
+  drover_region_events: { parameters: ["pointer", "buffer", "usize"], result: "i32" },
+
+  // int drover_bench_fill(void *memory, uint64_t size, uint8_t *versions);
+  drover_bench_fill_async: {
+    name: "drover_bench_fill",
+    parameters: ["pointer", "u64", "buffer"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int drover_bench_touch(struct drover_region *region, void *memory, uint8_t *versions,
+  //                        const struct drover_bench_options *options, struct drover_bench_result *out);
+  drover_bench_touch_async: {
+    name: "drover_bench_touch",
+    parameters: ["pointer", "pointer", "buffer", "buffer", "buffer"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int drover_bench_verify(const void *memory, uint64_t size, const uint8_t *versions, uint64_t *wrong_out);
+  drover_bench_verify_async: {
+    name: "drover_bench_verify",
+    parameters: ["pointer", "u64", "buffer", "buffer"],
+    result: "i32",
     nonblocking: true,
   },
 } as const satisfies Deno.ForeignLibraryInterface;

@@ -12,8 +12,26 @@
 import { createHash } from "node:crypto";
 
 /** In the order of drover.h. */
-const sources = ["layout.c", "libc.c", "dir.c", "overlay.c", "probe.c", "zstd.c"];
-const headers = ["drover.h", "internal.h", "libdrover.map"];
+const sources = [
+  "layout.c",
+  "libc.c",
+  "dir.c",
+  "overlay.c",
+  "probe.c",
+  "zstd.c",
+  "delta.c",
+  "region.c",
+  "page.c",
+  "store.c",
+  "fetch.c",
+  "evict.c",
+  "serve.c",
+  "fault.c",
+  "range.c",
+  "harvest.c",
+  "bench.c",
+];
+const headers = ["drover.h", "internal.h", "region.h", "libdrover.map"];
 
 /** The warnings that a C file must be free of; tests/native compiles with the same. */
 export const warningFlags: readonly string[] = [
@@ -122,6 +140,7 @@ export async function buildNative(options: { force: boolean }): Promise<{ built:
       temporary,
       ...sources.map((name) => sourceDirectory + name),
       zstd,
+      "-lm",
       "-ldl",
       "-pthread",
     ]);

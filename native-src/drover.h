@@ -88,13 +88,41 @@ struct drover_identity {
 /* The largest input, prefix or output of a zstd call: 1 GiB. */
 #define DROVER_ZSTD_SIZE_MAX (1u << 30)
 
+/* Codecs of drover_delta_encode(): Remus's markers, or the page deltas of a region. */
+#define DROVER_DELTA_REMUS 0u
+#define DROVER_DELTA_REGION 1u
+
+/* What drover_delta_level() answers; every lower level is there too, and all give the same octets. */
+#define DROVER_DELTA_SCALAR 0
+#define DROVER_DELTA_AVX2 1
+#define DROVER_DELTA_AVX512 2
+
+/* The most pages of a call, and the most bases: 4 GiB of them. */
+#define DROVER_DELTA_PAGES_MAX (1u << 20)
+
+/* In a slot of drover_delta_encode(): write the whole page, and put it there. Alone: write it, there is no slot. */
+#define DROVER_DELTA_MISS 0x80000000u
+#define DROVER_DELTA_NO_SLOT 0xffffffffu
+
+/* What drover_delta_check() finds. */
+#define DROVER_DELTA_MISSING 1          /* the input ends before an encoding begins */
+#define DROVER_DELTA_TRUNCATED 2        /* before its page is covered */
+#define DROVER_DELTA_RUN_PAST_BUFFER 3  /* within the words of a run */
+#define DROVER_DELTA_FULL_SHORT 4       /* within a whole page */
+#define DROVER_DELTA_ZERO_MARKER 5      /* a marker counts no words */
+#define DROVER_DELTA_RUN_PAST_PAGE 6    /* a run goes over the page's end */
+#define DROVER_DELTA_SKIP_PAST_PAGE 7   /* a skip goes over the page's end */
+#define DROVER_DELTA_TRAILING 8         /* something is behind the last encoding */
+#define DROVER_DELTA_CODEC 9            /* the first octet is none of a region's codecs */
+#define DROVER_DELTA_BITMAP_TRUNCATED 10 /* within a bitmap or its words */
+
 /* -- the library itself ------------------------------------------------------------------------------- */
 
 /* Writes DROVER_VERSION with its NUL; returns its length without, -ERANGE when `size` is too small. */
 DROVER_API int drover_version(char *buffer, size_t size);
 
 /*
- * Writes one line `struct.field offset size` for each field and `struct 0 size` for each struct above,
+ * Writes one line `struct.field offset size` for each field and `struct 0 size` for each struct here,
  * each ended by \n, and a final NUL. Returns the length without the NUL; -ERANGE when `size` is too small.
  */
 DROVER_API int drover_layout(char *buffer, size_t size);
@@ -120,6 +148,9 @@ DROVER_API int64_t drover_pread(int fd, void *buffer, size_t size, int64_t offse
 DROVER_API int64_t drover_pwrite(int fd, const void *buffer, size_t size, int64_t offset);
 
 DROVER_API int drover_ftruncate(int fd, int64_t size);
+
+/* fallocate(2), FALLOC_FL_PUNCH_HOLE: the range reads as zeros and takes no room; the file keeps its size. */
+DROVER_API int drover_punch(int fd, int64_t offset, int64_t size);
 
 /* lseek(2); returns the new position. */
 DROVER_API int64_t drover_seek(int fd, int64_t offset, int whence);
@@ -265,6 +296,327 @@ DROVER_API int drover_zstd_check(const void *frame, size_t frame_size, size_t si
  */
 DROVER_API int64_t drover_zstd_decompress(const void *frame, size_t frame_size, const void *prefix, size_t prefix_size,
 					  int window_log_max, void *output, size_t size);
+
+/*
+ * -- page deltas (delta.c) ------------------------------------------------------------------------------
+ *
+ * A page is 4096 bytes. No pointer needs to be aligned. Nobody may write to an input during the call.
+ */
+
+/* The best level of this machine, of the DROVER_DELTA_ numbers above. */
+DROVER_API int drover_delta_level(void);
+
+/*
+ * Encodes `count` pages one behind the other. Without `slots`, page i is encoded against base i, base_count is
+ * `count`, and the bases are only read. With `slots`, page i is encoded against base slots[i] and then stored there,
+ * in order, so that a slot may come again. `bases` and `pages` do not overlap.
+ * Returns the bytes written; what is behind them in `output` is undefined. -ENOBUFS unless `capacity` has 4105
+ * (Remus) or 4097 bytes (region) for each page, -EOPNOTSUPP for a level that the machine has not, -EINVAL for a codec
+ * or slot that there is not, -EFBIG. After a failure nothing has changed.
+ */
+DROVER_API int64_t drover_delta_encode(uint32_t codec, uint32_t level, void *bases, size_t base_count,
+				       const uint32_t *slots, const void *pages, size_t count, void *output,
+				       size_t capacity);
+
+/*
+ * Looks whether `input` is exactly `count` encodings. Returns 0, or what is wrong, of the DROVER_DELTA_ findings
+ * above, or -errno. `at` gets where: the marker of findings 5 to 7, else the first octet of the encoding.
+ */
+DROVER_API int drover_delta_check(uint32_t codec, const void *input, size_t size, size_t count, uint64_t *at);
+
+/*
+ * Decodes `count` encodings onto `pages`, which hold what the pages were. -EBADMSG for what drover_delta_check()
+ * finds fault with; then no page has changed.
+ */
+DROVER_API int drover_delta_decode(uint32_t codec, uint32_t level, const void *input, size_t size, size_t count,
+				   void *pages);
+
+/* Writes for each page 1 where it is all zeros and 0 where not; returns how many are. */
+DROVER_API int64_t drover_pages_zero(uint32_t level, const void *pages, size_t count, uint8_t *zero);
+
+/* -- regions (region.c and its neighbours) ---------------------------------------------------------------- */
+
+/*
+ * A region is a range of memory larger than the RAM it may use. Its cold pages live in a file, fetched on touch.
+ * Pages are DROVER_PAGE_SIZE bytes and named by their number from the region's start. Every page begins as zeros.
+ *
+ *  - At most `limit` bytes are in RAM, pages on their way out and copies in write-back included; C keeps that
+ *    alone. The bookkeeping comes on top: about 13 bytes a page of `size`, and 256 KiB per context.
+ *  - A touch of a cold page blocks the toucher until the page is there. If it cannot be had, the toucher gets SIGBUS
+ *    (the handler that was installed before ours is called) and an event says why. It never waits for ever, and
+ *    never sees another page's bytes: each page's 64-bit checksum stays in RAM and is verified at every fetch.
+ *  - With DROVER_FAULT_INLINE the touching thread fetches in the SIGBUS handler. The kernel itself cannot touch a
+ *    cold page then: read(2) into it fails with EFAULT. drover_region_pin() it first.
+ *  - In a child after fork the region is closed: a touch is SIGSEGV, a call -EBADF.
+ *  - One thread may be in drover_region_close() while others call in: they get -EBADF. A handle stays readable for
+ *    the life of the process (some 12 KiB), so a late call is an error and never a crash.
+ *  - Functions that take pages or ranges check them all first: -EINVAL and nothing has happened.
+ */
+struct drover_region;
+
+#define DROVER_PAGE_SIZE 4096u
+#define DROVER_REGION_SIZE_MAX (1ull << 40)
+/* limit below this is -EINVAL, unless it covers the whole size. */
+#define DROVER_REGION_LIMIT_MIN (1u << 20)
+#define DROVER_REGIONS_MAX 64u
+#define DROVER_REGION_BATCH_MAX 64u
+
+/* fault_mode: who fetches. */
+#define DROVER_FAULT_INLINE 0u /* the toucher, in the SIGBUS handler; private regions only */
+#define DROVER_FAULT_THREAD 1u /* a thread `drv-fault` of the region; system calls on cold pages work */
+
+/* dirty_mode: how a changed page is told from an unchanged one when it leaves. */
+#define DROVER_DIRTY_HASH 0u  /* by its checksum: no cost for the writer, 0.2 us at eviction */
+#define DROVER_DIRTY_WP 1u    /* write-protected until the first write, which costs a fault (about 4 us) */
+#define DROVER_DIRTY_ASYNC 2u /* as HASH, and the kernel tracks writes for drover_region_harvest() */
+
+/* flags of struct drover_region_options. */
+#define DROVER_REGION_PREWRITE 1u  /* write zeros over the whole file first: later reads and writes are steadier */
+#define DROVER_REGION_ANONYMOUS 2u /* remove the file's name once it is open: nothing stays after a crash */
+#define DROVER_REGION_BUFFERED 4u  /* where the file system has no O_DIRECT, go through the page cache */
+#define DROVER_REGION_SAY 8u       /* one line on stderr before a toucher gets SIGBUS */
+
+struct drover_region_options {
+	uint64_t size;        /* bytes, a multiple of DROVER_PAGE_SIZE, at most DROVER_REGION_SIZE_MAX */
+	uint64_t limit;       /* bytes of RAM, rounded down to pages; may be above `size` */
+	uint64_t ssd_size;    /* bytes of the file; 0 is `size`; less than `size` is -EINVAL */
+	uint32_t fault_mode;  /* DROVER_FAULT_… */
+	uint32_t dirty_mode;  /* DROVER_DIRTY_… */
+	uint32_t shared;      /* 1: a memfd that others may map (drover_region_fd); needs DROVER_FAULT_THREAD */
+	uint32_t flags;       /* DROVER_REGION_… */
+	uint32_t spin_us;     /* spin so long for a read before blocking; at most 1000 */
+	uint32_t evict_batch; /* pages per eviction; 0 is the default, 16; at most DROVER_REGION_BATCH_MAX */
+	uint32_t read_around; /* pages per fault, a power of two up to 16; 0 is 1 */
+	uint32_t contexts;    /* how many threads may fetch at once, 1 to 64; 0 is 8 */
+};
+
+/* What drover_region_sample() says of a page in the low four bits; the high four are its heat, 0 to 15. */
+#define DROVER_PAGE_EMPTY 0u         /* zeros, stored nowhere */
+#define DROVER_PAGE_COLD 1u          /* in the file only */
+#define DROVER_PAGE_BUSY 2u          /* a thread is moving it */
+#define DROVER_PAGE_CLEAN 3u         /* mapped, write-protected, equal to the file */
+#define DROVER_PAGE_DIRTY 4u         /* mapped, perhaps changed */
+#define DROVER_PAGE_STANDBY 5u       /* in RAM but unmapped, equal to the file: a touch costs no read */
+#define DROVER_PAGE_STANDBY_DIRTY 6u /* the same, not written yet */
+#define DROVER_PAGE_WRITEBACK 7u     /* the same, being written */
+#define DROVER_PAGE_POISON 8u        /* lost: a touch is SIGBUS */
+
+/* Counters since the region was opened, then gauges. */
+struct drover_region_stats {
+	uint64_t faults;          /* touches that had to be served, all kinds below */
+	uint64_t fetches;         /* ... from the file */
+	uint64_t fills;           /* ... with zeros */
+	uint64_t promotions;      /* ... from RAM: standby pages and pages in write-back */
+	uint64_t waits;           /* ... by waiting for another thread's move */
+	uint64_t protect_faults;  /* ... first writes, DROVER_DIRTY_WP */
+	uint64_t refaults;        /* fetches of pages that left less than one limit's worth of evictions ago */
+	uint64_t prefetched;      /* pages read without a touch: prefetch, populate, pin, read-around */
+	uint64_t evicted_clean;
+	uint64_t evicted_dirty;   /* pages that left and had to be written */
+	uint64_t read_calls;      /* requests to the device */
+	uint64_t read_bytes;
+	uint64_t write_calls;
+	uint64_t written_bytes;
+	uint64_t stall_nanos;     /* time that touching threads spent in faults */
+	uint64_t errors;          /* events of all kinds */
+	uint64_t events_lost;     /* of those, never seen by drover_region_events() */
+	uint64_t resident_pages;  /* gauge: everything that counts against the limit */
+	uint64_t pinned_pages;    /* gauge */
+	uint64_t writeback_pages; /* gauge */
+	uint64_t limit_pages;     /* gauge: the limit in force */
+};
+
+/*
+ * Buckets of a histogram of nanoseconds: v < 8 is bucket v; above, with b the highest set bit of v, it is
+ * 8 * (b - 2) + the three bits below b. So each is at most an eighth wide.
+ */
+#define DROVER_HISTOGRAM_BUCKETS 304u
+#define DROVER_TRACE_ENTRIES 8192u
+
+/* One entry of the trace: page | kind << 40 | milliseconds since open << 44 (20 bits, wrapping). Never 0. */
+#define DROVER_TRACE_READ 1u     /* a read fetched it from the file */
+#define DROVER_TRACE_WRITE 2u    /* a write fetched it from the file */
+#define DROVER_TRACE_FILL 3u     /* first touch */
+#define DROVER_TRACE_PROMOTE 4u  /* touched while on standby or in write-back */
+#define DROVER_TRACE_PREFETCH 5u /* brought in without a touch */
+
+/*
+ * What TypeScript and C share, in one block of memory for as long as the region is open. The first
+ * six fields are knobs: anybody may store into them at any time, C reads them at the next fault and clamps them to
+ * what the options allow. The rest is C's. All words are written atomically, each for itself.
+ */
+struct drover_region_control {
+	uint64_t limit_pages; /* lowering takes effect with the next faults, or at once by drover_region_reclaim() */
+	uint32_t spin_us;
+	uint32_t evict_batch;
+	uint32_t read_around;
+	uint32_t heat_max;   /* rounds of the clock that the hottest pages survive: 0 (plain FIFO) to 15, default 15 */
+	uint64_t trace_head; /* entries ever written; entry n is trace[n % DROVER_TRACE_ENTRIES] */
+	struct drover_region_stats stats;                      /* as drover_region_stats() copies */
+	uint64_t fault_histogram[DROVER_HISTOGRAM_BUCKETS];    /* whole faults, without kernel entry and exit */
+	uint64_t device_histogram[DROVER_HISTOGRAM_BUCKETS];   /* reads, from submission to completion seen */
+	uint64_t trace[DROVER_TRACE_ENTRIES];
+};
+
+/* why of struct drover_region_event */
+#define DROVER_EVENT_READ 1u     /* reading failed; the page is POISON */
+#define DROVER_EVENT_CHECKSUM 2u /* the file gave other bytes than were written; the page is POISON */
+#define DROVER_EVENT_SHORT 3u    /* the file is shorter than it was; the page is POISON */
+#define DROVER_EVENT_WRITE 4u    /* writing failed; the page stays in RAM and is tried again when its turn comes */
+#define DROVER_EVENT_ROOM 5u     /* nothing could be evicted; the toucher got SIGBUS, the page is as it was */
+#define DROVER_EVENT_POISONED 6u /* somebody touched a POISON page and got SIGBUS */
+#define DROVER_EVENT_LOST 7u     /* the memory was taken away behind our back (madvise); the page is POISON */
+#define DROVER_EVENT_KERNEL 8u   /* userfaultfd refused; the toucher got SIGBUS */
+
+struct drover_region_event {
+	uint64_t page;
+	uint64_t nanos; /* since the region was opened */
+	uint32_t error; /* a positive errno */
+	uint32_t why;   /* DROVER_EVENT_… */
+};
+
+/*
+ * Opens a region over the file `ssd_path` (absolute, or relative to the working directory): a new or empty
+ * file, which is extended to ssd_size, a block device, or a directory, which then holds an unnamed file. The
+ * file is locked (flock) until close and its former content is lost. A named file stays after close.
+ * Errors: -EINVAL options that cannot be; -EEXIST the file has content; -EWOULDBLOCK another region has it;
+ * -ENOSPC; -EOPNOTSUPP this kernel or file system cannot (userfaultfd features, O_DIRECT; see the flags);
+ * -EPERM no right to userfaultfd; -EMFILE more than DROVER_REGIONS_MAX. May take a second per GiB with
+ * DROVER_REGION_PREWRITE. The caller closes *out with drover_region_close().
+ */
+DROVER_API int drover_region_open(const char *ssd_path, const struct drover_region_options *options,
+				  struct drover_region **out);
+
+/*
+ * Gives memory and file back. Writes nothing. Waits until calls and faults in other threads are done, which is
+ * bounded by the device. The address range stays reserved: a later touch is SIGSEGV, never other memory.
+ */
+DROVER_API int drover_region_close(struct drover_region *region);
+
+/* Where the region starts; 0 when it is closed. */
+DROVER_API uint64_t drover_region_address(struct drover_region *region);
+
+/* Where its struct drover_region_control is, readable until close; 0 when it is closed. */
+DROVER_API uint64_t drover_region_control(struct drover_region *region);
+
+/* The memfd of a shared region, which the region keeps; -EINVAL for a private one. */
+DROVER_API int drover_region_fd(struct drover_region *region);
+
+/*
+ * Brings pages in and keeps them: mapped, writable, safe for system calls, until as many drover_region_unpin() calls.
+ * -ENOMEM when more than 7/8 of the limit would be pinned; -EOVERFLOW above 255 pins of a page; -EIO when
+ * a page cannot be had. On failure nothing is pinned.
+ */
+DROVER_API int drover_region_pin(struct drover_region *region, uint64_t first, uint64_t count);
+
+/* -EINVAL when a page is not pinned, and then nothing has changed. */
+DROVER_API int drover_region_unpin(struct drover_region *region, uint64_t first, uint64_t count);
+
+/* Brings all pages of the range in, evicting others; returns how many had to be. Waits for the reads. */
+DROVER_API int64_t drover_region_populate(struct drover_region *region, uint64_t first, uint64_t count);
+
+#define DROVER_PREFETCH_WAIT 1u /* return when all have arrived */
+
+/*
+ * Starts reading the cold pages among `pages` all at once; empty and poisoned ones are left alone. A touch before
+ * arrival waits for it. Best effort: what no context or no room is there for is left out. Returns how many reads
+ * were started. At most 2^20 pages at a time.
+ */
+DROVER_API int64_t drover_region_prefetch(struct drover_region *region, const uint64_t *pages, size_t count,
+					  uint32_t flags);
+
+#define DROVER_EVICT_STANDBY 1u /* only unmap: the next touch is cheap, and says that the page is in use */
+#define DROVER_EVICT_WAIT 2u    /* also pages on the move; return when the writes are done */
+
+/* Sends these pages out now, whatever their heat; not pinned ones. Returns how many left or are being written. */
+DROVER_API int64_t drover_region_evict(struct drover_region *region, const uint64_t *pages, size_t count,
+				       uint32_t flags);
+
+/* Evicts by the clock until `resident` pages or fewer are in RAM. Returns how many are; waits for the writes. */
+DROVER_API int64_t drover_region_reclaim(struct drover_region *region, uint64_t resident);
+
+/* How hot these pages count: 0 leaves at the clock's next pass, 15 stays longest. */
+DROVER_API int drover_region_heat(struct drover_region *region, uint64_t first, uint64_t count, uint32_t heat);
+
+/*
+ * Writes every changed page to the file; pages stay where they are. Returns how many were written. -EIO when some
+ * could not be; the events name them. What others write meanwhile may or may not be included.
+ */
+DROVER_API int64_t drover_region_flush(struct drover_region *region);
+
+/* One byte per page of the range: DROVER_PAGE_… | heat << 4. */
+DROVER_API int drover_region_sample(struct drover_region *region, uint64_t first, uint64_t count, uint8_t *out);
+
+/*
+ * DROVER_DIRTY_ASYNC: sets in `bitmap` one bit per page written since the last harvest (first word, lowest bit is
+ * page 0), clears the others, and begins the next epoch. `words` must be size / page / 64, rounded up. Returns
+ * how many are set. A page may be reported though it was not written (after demotion), never the other way round.
+ * A write that happens while the call runs is in this harvest or in the next. -EOPNOTSUPP in other modes.
+ */
+DROVER_API int64_t drover_region_harvest(struct drover_region *region, uint64_t *bitmap, size_t words);
+
+/* Declares pages lost: a touch is SIGBUS from now on. -EBUSY when one is pinned; then none is changed. */
+DROVER_API int drover_region_poison(struct drover_region *region, uint64_t first, uint64_t count);
+
+/* Makes pages zero again, POISON ones too, and frees what they held. -EBUSY when one is pinned; then none is changed. */
+DROVER_API int drover_region_reset(struct drover_region *region, uint64_t first, uint64_t count);
+
+DROVER_API int drover_region_stats(struct drover_region *region, struct drover_region_stats *out);
+
+/* Takes up to `count` of the oldest events; returns how many. The ring holds 256; newer ones are lost and counted. */
+DROVER_API int drover_region_events(struct drover_region *region, struct drover_region_event *events, size_t count);
+
+/* -- measuring memory (bench.c) ------------------------------------------------------------------------- */
+
+/* Values of drover_bench_options.pattern. */
+#define DROVER_BENCH_UNIFORM 0u
+#define DROVER_BENCH_ZIPF 1u /* exponent 0.99, the hot pages spread over the memory */
+#define DROVER_BENCH_SCAN 2u /* one word of each page, in order, around and around */
+
+#define DROVER_BENCH_THREADS_MAX 64u
+#define DROVER_BENCH_HINTS_MAX 64u
+
+/* What drover_bench_touch() does. It ends with whichever of `nanoseconds` and `ops` comes first. */
+struct drover_bench_options {
+	uint64_t size;        /* of the memory: whole pages */
+	uint64_t nanoseconds; /* at least 1 */
+	uint64_t ops;         /* of each thread; 0: no bound */
+	uint64_t seed;
+	uint32_t pattern;
+	uint32_t threads; /* 1 to DROVER_BENCH_THREADS_MAX */
+	uint32_t writes;  /* of 1000 accesses */
+	uint32_t hints;   /* accesses announced at once to drover_region_prefetch(); 0: none */
+};
+
+/* What it did. Latencies in nanoseconds, of every access, within 1.6 percent. */
+struct drover_bench_result {
+	uint64_t ops;
+	uint64_t nanoseconds;
+	uint64_t p50;
+	uint64_t p90;
+	uint64_t p99;
+	uint64_t slowest;
+	uint64_t wrong;        /* reads that were not what was written last */
+	uint64_t wrong_offset; /* of one of them */
+	uint64_t sum;          /* of all that was read */
+};
+
+/*
+ * Gives every word of `memory` its value, and sets `versions`, size / 512 bytes that the caller keeps, to zero. `memory`
+ * may be a region's or any other; 64-bit aligned, whole pages.
+ */
+DROVER_API int drover_bench_fill(void *memory, uint64_t size, uint8_t *versions);
+
+/*
+ * Touches 8-byte words of `memory`, filled before, on the caller's thread and options->threads - 1 others that end
+ * with the call. Takes as long as the options say. `region` is what hints go to, or NULL. -EINVAL for options out
+ * of their range; -ENOMEM or -EAGAIN when a thread cannot be had.
+ */
+DROVER_API int drover_bench_touch(struct drover_region *region, void *memory, uint8_t *versions,
+				  const struct drover_bench_options *options, struct drover_bench_result *out);
+
+/* Compares every word with what was written last; writes how many differ. */
+DROVER_API int drover_bench_verify(const void *memory, uint64_t size, const uint8_t *versions, uint64_t *wrong_out);
 
 #ifdef __cplusplus
 }

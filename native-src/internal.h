@@ -1,8 +1,9 @@
 /*
  * internal.h - what the files of libdrover.so share and nobody else sees.
  *
- * There are no locks and no threads in this part of the library. The only shared state is the pool of zstd
- * contexts (zstd.c), which is lock-free, and two remembered answers "this kernel has no such call" (libc.c).
+ * There are no locks in this library, and no threads but the fault threads of regions (fault.c). Shared state: the pool
+ * of zstd contexts (zstd.c), lock-free; two remembered answers "this kernel has no such call" (libc.c); and
+ * the regions, whose order of claiming things is at the top of region.h.
  */
 #ifndef DROVER_INTERNAL_H
 #define DROVER_INTERNAL_H
@@ -65,6 +66,23 @@ static inline size_t align8(size_t size)
 {
 	return (size + 7u) & ~(size_t)7u;
 }
+
+/*
+ * Page states of a region, DROVER_PAGE_… in drover.h. Every move goes through BUSY, which one thread at a time owns:
+ * it has won the compare-and-swap into BUSY, and only it says where the page goes next. There is no exception. Who
+ * loses a compare-and-swap reads the state again.
+ *
+ *   from            to BUSY by                          from BUSY to, by
+ *   EMPTY           first touch, poison                 EMPTY           eviction of a page of zeros, reset
+ *   COLD            fetch, reset, poison                COLD            drop after eviction or write-back
+ *   CLEAN           eviction, first write, flush        CLEAN           fetch for a read, flush (dirty mode wp)
+ *   DIRTY           eviction, flush, reset, poison      DIRTY           fetch, fill, promotion, first write, steal
+ *   STANDBY         touch (promotion), drop             STANDBY         demotion with DROVER_EVICT_STANDBY
+ *   STANDBY_DIRTY   touch (promotion), eviction         STANDBY_DIRTY   the same, no room to queue, a failed write
+ *   WRITEBACK       touch (steal), its completion       WRITEBACK       eviction of a changed page
+ *   POISON          reset                               POISON          failed fetch, poison, lost memory
+ */
+#define PAGE_MOVES_FROM_BUSY 0x1fbu /* bit n: BUSY may become state n; every state but BUSY may become BUSY */
 
 /* libc.c: statx into our struct; 0 or -errno. */
 int stat_at(int dir, const char *path, int flags, struct drover_stat *out);

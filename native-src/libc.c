@@ -131,6 +131,16 @@ int drover_ftruncate(int fd, int64_t size)
 	return result(rc);
 }
 
+int drover_punch(int fd, int64_t offset, int64_t size)
+{
+	int rc;
+
+	do
+		rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size);
+	while (rc < 0 && errno == EINTR);
+	return rc < 0 ? -errno : 0;
+}
+
 int64_t drover_seek(int fd, int64_t offset, int whence)
 {
 	return result64(lseek(fd, offset, whence));

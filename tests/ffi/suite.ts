@@ -204,6 +204,21 @@ export function libcSuite(backend: string, ignore: boolean, makeRoom: () => Room
     throwsCode("EBADF", () => libc.fstat(fd));
   });
 
+  test("punch() makes a hole that reads as zeros, and keeps the size", ({ libc, dir }) => {
+    const fd = libc.open(dir, p("punched"), O.RDWR | O.CREAT, 0o644);
+    const page = new Uint8Array(16384).fill(7);
+    libc.pwrite(fd, page, 0);
+    libc.punch(fd, 4096, 4096);
+    libc.punch(fd, 9000, 100);
+    const back = new Uint8Array(20000);
+    assert.equal(libc.pread(fd, back, 0), 16384);
+    page.fill(0, 4096, 8192).fill(0, 9000, 9100);
+    assert.deepEqual(back.subarray(0, 16384), page);
+    assert.equal(libc.seek(fd, 0, 4), 4096);
+    throwsCode("EINVAL", () => libc.punch(fd, 0, 0));
+    libc.close(fd);
+  });
+
   test("pread() and pwrite() work at any offset, and stop at the end", ({ libc, dir }) => {
     const fd = libc.open(dir, p("f"), O.RDWR | O.CREAT, 0o600);
     const content = new Uint8Array(20_000).map((_, index) => index * 7);

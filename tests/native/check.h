@@ -35,5 +35,6 @@ void test_libc(const char *path, int dir);
 void test_zstd(const char *path, int dir);
 void test_probe(const char *path, int dir);
 void test_old_kernel(const char *path, int dir);
+void test_delta(const char *path, int dir);
 
 #endif

@@ -12,7 +12,7 @@ int main(int count, char **arguments)
 		void (*run)(const char *path, int dir);
 	} suites[] = {
 		{ "dir", test_dir },	 { "libc", test_libc },		  { "zstd", test_zstd },
-		{ "probe", test_probe }, { "old_kernel", test_old_kernel },
+		{ "probe", test_probe }, { "old_kernel", test_old_kernel }, { "delta", test_delta },
 	};
 	int dir;
 
