@@ -25,7 +25,8 @@ export type DroverCode =
   | "corrupt" // stored or received content does not match its hash
   | "disconnected" // the connection ended in the middle
   | "unsupported" // this machine or file system cannot do it
-  | "no-space"; // the file system, or the user's share of it, is full
+  | "no-space" // the file system, or the user's share of it, is full
+  | "io"; // storage could not be read or written
 
 /** An expected failure with a stable code. */
 export class DroverError extends Error {

@@ -174,6 +174,7 @@ const codes: ReadonlySet<string> = new Set<DroverCode>([
   "disconnected",
   "unsupported",
   "no-space",
+  "io",
 ]);
 
 /** The error that the other side reported, as ours. */

@@ -49,6 +49,12 @@ static void test_read_write(int dir)
 		CHECK_EQUAL(drover_copy_range(proc, 0, other, 0, 100000), -ENODATA);
 		CHECK_EQUAL(drover_close(proc), 0);
 	}
+	/* A hole keeps the size and reads as zeros; its neighbours stay. */
+	CHECK_EQUAL(drover_punch(fd, 4096, 8192), 0);
+	CHECK_EQUAL(drover_pread(fd, in, size, 0), size);
+	CHECK(in[4095] == out[4095] && in[4096] == 0 && in[12287] == 0 && in[12288] == out[12288]);
+	CHECK_EQUAL(drover_punch(fd, 0, 0), -EINVAL);
+	CHECK_EQUAL(drover_punch(-1, 0, 1), -EBADF);
 	CHECK_EQUAL(drover_ftruncate(fd, -1), -EINVAL);
 	CHECK_EQUAL(drover_close(fd), 0);
 	CHECK_EQUAL(drover_close(fd), -EBADF);

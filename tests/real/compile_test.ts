@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import config from "../../deno.json" with { type: "json" };
 import { compileProgram, NoRuntimeError } from "../tasks/compile.ts";
+import { missing } from "../region/room.ts";
 import { Host, rsyncDifferences, withFolder } from "./nodes.ts";
 
 let program = "";
@@ -82,6 +83,23 @@ Deno.test({
         await far.run("fs", "deinit", there);
       }
       assert.equal(await Deno.readTextFile(join(tree, "a/c/3")), "other\n");
+      assert.deepEqual([...Deno.readDirSync(join(folder, "tmp"))], []);
+    });
+  },
+});
+
+Deno.test({
+  name: "dist/drover has memory larger than its RAM, and a policy in a worker",
+  ignore: ignore || missing !== null,
+  fn: async () => {
+    await withFolder(async (folder) => {
+      const env = emptyEnvironment(folder);
+      await using host = new Host(join(folder, "host"), { program: offline(), env });
+      const sizes = ["--size", "16MiB", "--limit", "4MiB", "--ssd", folder];
+      const bench = await host.must("mem", "bench", "ssd", ...sizes, "--seconds", "0.2", "--verify");
+      assert.ok(Number(bench.faults) > 0 && Number(bench.resident) <= 4 * 2 ** 20, JSON.stringify(bench));
+      const demo = await host.must("mem", "demo", ...sizes, "--seconds", "3");
+      assert.ok(Number(demo.policySteps) > 0, JSON.stringify(demo));
       assert.deepEqual([...Deno.readDirSync(join(folder, "tmp"))], []);
     });
   },
