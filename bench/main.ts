@@ -21,6 +21,18 @@ const benches: Readonly<Record<string, Bench>> = {
     question: "ELFM's evaluation: A, B, C, B, A by three modes and rsync",
     load: () => import("./elfm.ts"),
   },
+  mem: {
+    question: "memory larger than its RAM: a region beside kernel swap, the device and plain memory",
+    load: () => import("./mem.ts"),
+  },
+  nbd: {
+    question: "an NBD server in TypeScript beside nbdkit, both on memory",
+    load: () => import("./nbd.ts"),
+  },
+  stream: {
+    question: "streams of memory beside cat, and deltas beside lz4",
+    load: () => import("./stream.ts"),
+  },
   workload: {
     question: "what the generated trees are: files, bytes, compressibility, seconds to make",
     load: () => import("./workload_report.ts"),

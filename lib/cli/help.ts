@@ -8,7 +8,7 @@ import { commands, groups } from "./registry.ts";
 
 const forms = `Usage: drover COMMAND [OPTION]...
 
-Versions a directory tree and moves its changes to other hosts.
+Versions a directory tree and moves its changes to other hosts; reads, checks and converts migration streams.
 `;
 
 const details = `Every command has its own help with an example: drover COMMAND --help
@@ -39,6 +39,7 @@ Example:
   $ drover key new cluster.key
   $ drover fs commit /srv/site -m "before the move"
   $ drover push /srv/site drover://backup.example/site --key cluster.key
+  $ drover stream verify guest.save
 `;
 
 /** The text of `drover --help`. */
@@ -56,5 +57,5 @@ export function groupUsage(group: string): string {
 
 function commandList(prefix: readonly string[]): string {
   return commands.filter((entry) => prefix.every((word, at) => entry.words[at] === word))
-    .map((entry) => `  ${entry.words.join(" ").padEnd(12)}  ${entry.summary}\n`).join("");
+    .map((entry) => `  ${entry.words.join(" ").padEnd(14)}  ${entry.summary}\n`).join("");
 }

@@ -31,6 +31,8 @@ export interface CommandEntry {
 /** The words that only group other commands. */
 export const groups: Readonly<Record<string, string>> = {
   fs: "put directory trees under drover, version them",
+  stream: "look into, check, convert and write migration streams and save images",
+  mem: "memory larger than its RAM: measure it, watch it",
   key: "the secret that nodes of one cluster share",
 };
 
@@ -76,6 +78,48 @@ export const commands: readonly CommandEntry[] = [
   { words: ["push"], summary: "bring a node to this tree's head", load: () => import("./push.ts") },
   { words: ["pull"], summary: "bring this tree to a node's head", load: () => import("./pull.ts") },
   { words: ["serve"], summary: "be a node: take pushes, answer pulls", load: () => import("./serve.ts") },
+  {
+    words: ["stream", "inspect"],
+    summary: "what is in a save image or migration stream",
+    load: () => import("./stream_inspect.ts"),
+  },
+  {
+    words: ["stream", "verify"],
+    summary: "hold a stream against every rule of its format",
+    load: () => import("./stream_verify.ts"),
+  },
+  {
+    words: ["stream", "convert"],
+    summary: "bring a legacy stream to today's format",
+    load: () => import("./stream_convert.ts"),
+  },
+  {
+    words: ["stream", "extract"],
+    summary: "the memory of a stream, as a raw file",
+    load: () => import("./stream_extract.ts"),
+  },
+  {
+    words: ["stream", "diff"],
+    summary: "the pages in which two streams differ",
+    load: () => import("./stream_diff.ts"),
+  },
+  {
+    words: ["stream", "write"],
+    summary: "make a stream from a raw memory image",
+    load: () => import("./stream_write.ts"),
+  },
+  {
+    words: ["mem", "bench"],
+    summary: "how fast memory is, in RAM and partly on SSD",
+    load: () => import("./mem_bench.ts"),
+  },
+  {
+    words: ["mem", "demo"],
+    summary: "where each page is, while a working set wanders",
+    load: () => import("./mem_demo.ts"),
+  },
+  { words: ["export"], summary: "offer a disk image to NBD clients", load: () => import("./export.ts") },
+  { words: ["cp"], summary: "copy a disk image, sparse, checked, resumable", load: () => import("./cp.ts") },
   { words: ["key", "new"], summary: "make a key for a cluster", load: () => import("./key_new.ts") },
   {
     words: ["doctor"],

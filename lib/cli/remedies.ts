@@ -30,7 +30,7 @@ export const groupTitles = {
 export type Group = keyof typeof groupTitles;
 
 /** What all of a group lack when one of them is missing. */
-const withoutMemory = "all tree commands; only tracking and moving memory needs it";
+const withoutMemory = "all tree and stream commands; only regions (mem bench, mem demo, Region.open) need it";
 const withoutNodes = "all tree commands; only remote memory needs it";
 
 /** By probe id, in the order of the output. */
@@ -106,7 +106,7 @@ export const remedies: Readonly<Record<string, Remedy>> = {
     group: "storage",
     title: "O_DIRECT",
     get: "put the directory on a local disk's file system: ext4, xfs, btrfs",
-    without: "all tree commands; only storing memory pages on disk needs it",
+    without: "all tree commands; regions then need ssd: { buffered: true }, and are slower",
   },
   io_uring: {
     group: "storage",
@@ -129,7 +129,8 @@ export const remedies: Readonly<Record<string, Remedy>> = {
   userfaultfd: {
     group: "memory",
     title: "userfaultfd",
-    get: "run as root, or: sysctl -w vm.unprivileged_userfaultfd=1",
+    get:
+      "run as root, or: sysctl -w vm.unprivileged_userfaultfd=1 (in a container: allow it in the seccomp profile)",
     without: withoutMemory,
   },
   "userfaultfd.unprivileged": {
@@ -137,7 +138,7 @@ export const remedies: Readonly<Record<string, Remedy>> = {
     title: "userfaultfd for faults in the kernel, for ordinary users",
     get: "sysctl -w vm.unprivileged_userfaultfd=1",
     without:
-      "everything as root; as an ordinary user everything that does not pass cold memory to the kernel",
+      'everything as root; as an ordinary user everything but regions with faults: "thread"; others need pin() before system calls',
   },
   ...Object.fromEntries(
     ([
