@@ -197,6 +197,12 @@ export class FakeLibc implements Libc {
     this.#truncate(node, size);
   }
 
+  /** See {@link Libc.growPipe}; there are no pipes here. */
+  growPipe(_fd: number, _size: number): number {
+    this.#enter("set the size of a pipe");
+    return fail("EBADF", "set the size of a pipe");
+  }
+
   /** See {@link Libc.punch}. */
   punch(fd: number, offset: number, size: number): void {
     this.#enter("punch a hole");

@@ -253,6 +253,11 @@ export class NativeLibc implements Libc {
     check(this.#lib.drover_punch(fd, BigInt(offset), BigInt(size)), "punch a hole");
   }
 
+  /** See {@link Libc.growPipe}. */
+  growPipe(fd: number, size: number): number {
+    return check(this.#lib.drover_pipe_grow(fd, size), "set the size of a pipe");
+  }
+
   /** See {@link Libc.seek}. */
   seek(fd: number, offset: number, whence: number): number {
     const rc = Number(this.#lib.drover_seek(fd, BigInt(offset), whence));

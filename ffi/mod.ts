@@ -100,6 +100,11 @@ export interface Libc {
   ftruncate(fd: number, size: number): void;
   /** fallocate(2): the range, not empty, reads as zeros and takes no room; EOPNOTSUPP where the file system cannot. */
   punch(fd: number, offset: number, size: number): void;
+  /**
+   * fcntl(2), F_SETPIPE_SZ: lets a pipe hold at least `size` bytes; returns what it holds now. EBADF for what is no pipe,
+   * EPERM above `/proc/sys/fs/pipe-max-size` without the right to it.
+   */
+  growPipe(fd: number, size: number): number;
   /** lseek(2) with SEEK_DATA (3) or SEEK_HOLE (4); -1 where there is none (ENXIO). */
   seek(fd: number, offset: number, whence: number): number;
   /** Copies a range by reflink, copy_file_range(2) or read and write, whichever works first. */

@@ -36,6 +36,8 @@ export const symbols = {
   drover_ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   // int drover_punch(int fd, int64_t offset, int64_t size);
   drover_punch: { parameters: ["i32", "i64", "i64"], result: "i32" },
+  // int drover_pipe_grow(int fd, int size);
+  drover_pipe_grow: { parameters: ["i32", "i32"], result: "i32" },
   // int64_t drover_seek(int fd, int64_t offset, int whence);
   drover_seek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   // int64_t drover_copy_range(int source, int64_t source_offset, int target, int64_t target_offset, int64_t size);

@@ -152,6 +152,9 @@ DROVER_API int drover_ftruncate(int fd, int64_t size);
 /* fallocate(2), FALLOC_FL_PUNCH_HOLE: the range reads as zeros and takes no room; the file keeps its size. */
 DROVER_API int drover_punch(int fd, int64_t offset, int64_t size);
 
+/* fcntl(2), F_SETPIPE_SZ: lets a pipe hold at least `size` bytes; returns what it holds now. -EBADF for what is no pipe. */
+DROVER_API int drover_pipe_grow(int fd, int size);
+
 /* lseek(2); returns the new position. */
 DROVER_API int64_t drover_seek(int fd, int64_t offset, int whence);
 

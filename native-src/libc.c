@@ -141,6 +141,15 @@ int drover_punch(int fd, int64_t offset, int64_t size)
 	return rc < 0 ? -errno : 0;
 }
 
+int drover_pipe_grow(int fd, int size)
+{
+	int now = fcntl(fd, F_GETPIPE_SZ);
+
+	if (now >= 0 && now < size)
+		now = fcntl(fd, F_SETPIPE_SZ, size);
+	return now < 0 ? -errno : now;
+}
+
 int64_t drover_seek(int fd, int64_t offset, int whence)
 {
 	return result64(lseek(fd, offset, whence));

@@ -5,7 +5,15 @@ import type { GuestKind, StreamItem } from "../stream/mod.ts";
 import { exitCode } from "./exit.ts";
 import { formatBytes, formatCount, formatSeconds } from "./format.ts";
 import type { RunCommand } from "./registry.ts";
-import { checkOutput, shellWord, StreamInput, StreamOutput, withHint, withProgress } from "./stream_files.ts";
+import {
+  checkOutput,
+  shellWord,
+  StreamInput,
+  StreamOutput,
+  widenPipe,
+  withHint,
+  withProgress,
+} from "./stream_files.ts";
 import { itemsOf } from "./stream_images.ts";
 import { errorText } from "./terminal.ts";
 
@@ -57,6 +65,8 @@ export function define(command: Command, run: RunCommand): void {
           inputs: [path],
           hint: `drover stream convert ${shellWord(path)} FILE`,
         });
+        await widenPipe(path, 0);
+        await widenPipe(out, 1);
         using input = new StreamInput(path);
         const { LegacyConverter, newWriterState, encodeItem, StreamReader } = await import(
           "../stream/mod.ts"

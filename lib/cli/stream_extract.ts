@@ -13,6 +13,7 @@ import {
   shellWord,
   StreamInput,
   StreamOutput,
+  widenPipe,
   withHint,
   withProgress,
 } from "./stream_files.ts";
@@ -54,6 +55,8 @@ export function define(command: Command, run: RunCommand): void {
           inputs: [path],
           hint: `drover stream extract ${shellWord(path)} --memory FILE`,
         });
+        await widenPipe(path, 0);
+        await widenPipe(memory, 1);
         using input = new StreamInput(path);
         const stream = await import("../stream/mod.ts");
         const newDigest = await digestMaker();

@@ -469,3 +469,20 @@ function openInput(path: string): Deno.FsFile {
     throw error;
   }
 }
+
+/** What an ordinary user may have a pipe hold. */
+const pipeSize = 1 << 20;
+
+/**
+ * Lets the pipe that is stdin or stdout hold more than its 64 KiB: with those, each batch of pages costs both ends
+ * dozens of waits for each other. What is no pipe stays as it is, and nothing depends on it.
+ */
+export async function widenPipe(path: string, descriptor: 0 | 1): Promise<void> {
+  if (path !== "-") return;
+  try {
+    const { loadNative } = await import("../daemon/context.ts");
+    loadNative().libc.growPipe(descriptor, pipeSize);
+  } catch {
+    // a file, a socket, or no native library
+  }
+}

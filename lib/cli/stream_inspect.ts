@@ -6,7 +6,15 @@ import type { CheckpointOutcome, PlacedItem } from "../stream/mod.ts";
 import { exitCode } from "./exit.ts";
 import { formatBytes, formatCount, formatTable } from "./format.ts";
 import type { RunCommand } from "./registry.ts";
-import { digestMaker, hex, shellWord, StreamInput, withHint, withProgress } from "./stream_files.ts";
+import {
+  digestMaker,
+  hex,
+  shellWord,
+  StreamInput,
+  widenPipe,
+  withHint,
+  withProgress,
+} from "./stream_files.ts";
 import { itemsOf, type Stream } from "./stream_images.ts";
 import { errorText, type Terminal } from "./terminal.ts";
 
@@ -37,6 +45,7 @@ Example:
 export function define(command: Command, run: RunCommand): void {
   command.argument("<file>").action((path: string) =>
     run(async (terminal) => {
+      await widenPipe(path, 0);
       using input = new StreamInput(path);
       const stream = await import("../stream/mod.ts");
       // Contents are counted, not kept.

@@ -4,7 +4,7 @@ import type { GuestKind, StreamProfile } from "../stream/mod.ts";
 import { exitCode } from "./exit.ts";
 import { formatBytes, formatCount } from "./format.ts";
 import type { RunCommand } from "./registry.ts";
-import { digestMaker, hex, shellWord, StreamInput, withProgress } from "./stream_files.ts";
+import { digestMaker, hex, shellWord, StreamInput, widenPipe, withProgress } from "./stream_files.ts";
 
 export const usage = `Usage: drover stream verify FILE [OPTION]...
 
@@ -50,6 +50,7 @@ export function define(command: Command, run: RunCommand): void {
     .option("--lenient")
     .action((path: string, { profile, width, guest, lenient }: Options) =>
       run(async (terminal) => {
+        await widenPipe(path, 0);
         using input = new StreamInput(path);
         const { Verifier } = await import("../stream/mod.ts");
         const digest = await digestMaker();

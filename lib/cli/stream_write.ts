@@ -11,6 +11,7 @@ import {
   shellWord,
   StreamInput,
   StreamOutput,
+  widenPipe,
   withProgress,
 } from "./stream_files.ts";
 
@@ -58,6 +59,8 @@ export function define(command: Command, run: RunCommand): void {
         });
         const stream = await import("../stream/mod.ts");
         const newDigest = await digestMaker();
+        await widenPipe(memory, 0);
+        await widenPipe(out, 1);
         using input = new StreamInput(memory);
         const pages = pagesOf(input, stream.pageSize);
         if (pages === null && (profile === "region" || guest === "pv")) {

@@ -219,6 +219,12 @@ export function libcSuite(backend: string, ignore: boolean, makeRoom: () => Room
     libc.close(fd);
   });
 
+  test("growPipe() refuses what is no pipe", ({ libc, dir }) => {
+    const fd = libc.open(dir, p("no-pipe"), O.RDWR | O.CREAT, 0o600);
+    throwsCode("EBADF", () => libc.growPipe(fd, 1 << 20));
+    libc.close(fd);
+  });
+
   test("pread() and pwrite() work at any offset, and stop at the end", ({ libc, dir }) => {
     const fd = libc.open(dir, p("f"), O.RDWR | O.CREAT, 0o600);
     const content = new Uint8Array(20_000).map((_, index) => index * 7);

@@ -55,6 +55,16 @@ static void test_read_write(int dir)
 	CHECK(in[4095] == out[4095] && in[4096] == 0 && in[12287] == 0 && in[12288] == out[12288]);
 	CHECK_EQUAL(drover_punch(fd, 0, 0), -EINVAL);
 	CHECK_EQUAL(drover_punch(-1, 0, 1), -EBADF);
+	CHECK_EQUAL(drover_pipe_grow(fd, 1 << 20), -EBADF);
+	{
+		int ends[2];
+
+		CHECK_EQUAL(pipe(ends), 0);
+		CHECK_EQUAL(drover_pipe_grow(ends[1], 1 << 18), 1 << 18);
+		CHECK_EQUAL(drover_pipe_grow(ends[0], 4096), 1 << 18);
+		close(ends[0]);
+		close(ends[1]);
+	}
 	CHECK_EQUAL(drover_ftruncate(fd, -1), -EINVAL);
 	CHECK_EQUAL(drover_close(fd), 0);
 	CHECK_EQUAL(drover_close(fd), -EBADF);
