@@ -121,26 +121,33 @@ uint64_t present_pages(struct drover_region *region)
 	return present;
 }
 
+static int is_under_way(uint32_t word)
+{
+	return state_of(word) == DROVER_PAGE_BUSY || state_of(word) == DROVER_PAGE_WRITEBACK || (word & SHADOW) != 0;
+}
+
 void check_books(struct drover_region *region)
 {
 	uint64_t in_ram = 0;
 
-	/* What a fault thread has in flight it finishes itself, soon. */
-	for (int round = 0; round < 2000; round++) {
+	/* What a fault thread has in flight, or between two steps, it finishes itself, soon; on a busy disk later. */
+	for (int round = 0; round < 20000; round++) {
 		struct timespec pause = { 0, 1000000 };
-		uint32_t in_flight = 0;
+		uint32_t under_way = 0;
 
 		help(region);
 		for (uint32_t i = 0; i < region->context_count; i++)
-			in_flight += atomic_load(&region->contexts[i].in_flight);
-		if (in_flight == 0)
+			under_way += atomic_load(&region->contexts[i].in_flight);
+		for (uint64_t page = 0; page < region->pages && under_way == 0; page++)
+			under_way += (uint32_t)is_under_way(word_at(region, page));
+		if (under_way == 0)
 			break;
 		nanosleep(&pause, NULL);
 	}
 	for (uint64_t page = 0; page < region->pages; page++) {
 		uint32_t word = word_at(region, page);
 
-		CHECK(state_of(word) != DROVER_PAGE_BUSY && state_of(word) != DROVER_PAGE_WRITEBACK && (word & SHADOW) == 0);
+		CHECK(!is_under_way(word));
 		in_ram += state_of(word) >= DROVER_PAGE_CLEAN && state_of(word) <= DROVER_PAGE_STANDBY_DIRTY;
 	}
 	CHECK_EQUAL(in_ram, atomic_load(&region->frames));
