@@ -1,13 +1,13 @@
 /**
  * A tree's state directory: versions, manifests, and where the bytes of each version are.
  *
- *     STATE/lock             held by the process that works on the tree
- *     STATE/tree.db          SQLite: versions, content places, the stat cache, the journal
- *     STATE/manifests/ROOT   canonical manifest with that root, zstd
- *     STATE/layers/N/        an overlay layer; 0 is the directory as it was found; never changed once frozen
- *     STATE/work/N/          the overlay's work directory for upper N
- *     STATE/objects/HH/HEX   content by hash, for trees without an overlay
- *     STATE/staging/N/       a version that is being received
+ *     lock             held by the process that works on the tree
+ *     tree.db          SQLite: versions, content places, the stat cache, the journal
+ *     manifests/ROOT   canonical manifest with that root, zstd
+ *     layers/N/        an overlay layer; 0 is the directory as it was found; never changed once frozen
+ *     work/N/          the overlay's work directory for upper N
+ *     objects/HH/HEX   content by hash, for trees without an overlay
+ *     staging/N/       a version that is being received
  *
  * Invariants:
  * - `head` names a row of `versions`; each row with a stack has its manifest file and all its layers.

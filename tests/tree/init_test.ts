@@ -244,9 +244,9 @@ test(
     if (setup !== "scan") return; // an overlay has nothing in the way
     scratch.mkdir("tree");
     await scratch.init("tree", setup);
-    await sh(scratch.dir, "echo precious > .tree.drover/work/rescued-0-x");
+    await sh(scratch.dir, "cd .tree.drover; echo precious > work/rescued-0-x");
     await assert.rejects(scratch.deinit("tree"), { code: "uncommitted" });
-    await sh(scratch.dir, "mv .tree.drover/work/rescued-0-x x");
+    await sh(scratch.dir, "cd .tree.drover; mv work/rescued-0-x ../x");
     await scratch.deinit("tree");
   },
 );
