@@ -11,6 +11,7 @@
  * @module
  */
 import { hex, type Trace } from "./findings.ts";
+import { verifyImageHeader } from "./image_header.ts";
 import type { Step } from "./input.ts";
 import { PfnSet, verifyPageData } from "./pages.ts";
 import type { VerifyRule } from "./rules.ts";
@@ -131,39 +132,13 @@ export class LibxcVerifier {
     const { input } = trace;
     trace.begin("libxc", true);
     const start = input.offset;
-    yield* input.take(24);
-    input.littleEndian = false;
-    for (const at of [0, 4]) {
-      if (input.u32(at) !== 0xffff_ffff) {
-        trace.stop(
-          "libxc.header.marker",
-          start + at,
-          `the marker is ${
-            hex(input.u32(at))
-          } and should be 0xffffffff: maybe a legacy stream, of Xen 4.5 or older`,
-        );
-      }
-    }
-    if (input.u32(8) !== 0x5845_4e46) {
-      trace.stop("libxc.header.id", start + 8, `the id is ${hex(input.u32(8))} and should be 0x58454e46`);
-    }
-    this.#version = input.u32(12);
-    if (this.#version < 2 || this.#version > 3) {
-      trace.stop("libxc.header.version", start + 12, `the version is ${this.#version} and should be 2 or 3`);
-    }
-    const options = input.u16(16);
-    if ((options & 0xfffe) !== 0) {
-      trace.report(
-        "libxc.header.options",
-        start + 16,
-        `the options are ${hex(options)} and bits 1 to 15 should be 0`,
-      );
-    }
-    const reserved = input.nonZero(18, 24);
-    if (reserved >= 0) {
-      trace.report("libxc.header.reserved", start + reserved, "a reserved octet is not 0");
-    }
-    const bigEndian = (options & 1) !== 0;
+    const { version, bigEndian } = yield* verifyImageHeader(trace, "libxc", {
+      id: 0x5845_4e46,
+      versionMin: 2,
+      versionMax: 3,
+      markerHint: "maybe a legacy stream, of Xen 4.5 or older",
+    });
+    this.#version = version;
     if (bigEndian) {
       trace.report(
         "libxc.header.endian",
@@ -172,7 +147,6 @@ export class LibxcVerifier {
       );
     }
     this.#littleEndian = !bigEndian;
-    input.littleEndian = this.#littleEndian;
 
     yield* input.take(16);
     const type = input.u32(0);

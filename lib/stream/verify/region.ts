@@ -11,6 +11,7 @@
  */
 import { DeltaWalk } from "./delta.ts";
 import { hex, type Trace } from "./findings.ts";
+import { verifyImageHeader } from "./image_header.ts";
 import type { Step } from "./input.ts";
 import { PfnSet, verifyPageData } from "./pages.ts";
 import type { VerifyRule } from "./rules.ts";
@@ -71,39 +72,13 @@ export class RegionVerifier {
 
   *#header(): Step {
     const trace = this.#trace;
-    const { input } = trace;
     trace.begin("region", true);
-    const start = input.offset;
-    yield* input.take(24);
-    input.littleEndian = false;
-    for (const at of [0, 4]) {
-      if (input.u32(at) !== 0xffff_ffff) {
-        trace.stop(
-          "region.header.marker",
-          start + at,
-          `the marker is ${hex(input.u32(at))} and should be 0xffffffff`,
-        );
-      }
-    }
-    if (input.u32(8) !== 0x4452_5652) {
-      trace.stop("region.header.id", start + 8, `the id is ${hex(input.u32(8))} and should be 0x44525652`);
-    }
-    if (input.u32(12) !== 1) {
-      trace.stop("region.header.version", start + 12, `the version is ${input.u32(12)} and should be 1`);
-    }
-    const options = input.u16(16);
-    if ((options & 0xfffe) !== 0) {
-      trace.report(
-        "region.header.options",
-        start + 16,
-        `the options are ${hex(options)} and bits 1 to 15 should be 0`,
-      );
-    }
-    const reserved = input.nonZero(18, 24);
-    if (reserved >= 0) {
-      trace.report("region.header.reserved", start + reserved, "a reserved octet is not 0");
-    }
-    input.littleEndian = (options & 1) === 0;
+    yield* verifyImageHeader(trace, "region", {
+      id: 0x4452_5652,
+      versionMin: 1,
+      versionMax: 1,
+      markerHint: "",
+    });
     trace.done();
   }
 
