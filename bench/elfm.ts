@@ -25,7 +25,7 @@ import { parseArgs } from "node:util";
 import { compareTrees } from "./digest.ts";
 import { captureName, Drover, type Host, type Node, type PushMode } from "./driver.ts";
 import { type Link, loopback, shaped } from "./link.ts";
-import { numberOf, numbersOf, wordsOf } from "./options.ts";
+import { numberOf, numbersOf, type Outlets, outlets, wordsOf } from "./options.ts";
 import { RsyncDaemon, rsyncName, rsyncVersion } from "./rsync.ts";
 import { isRoot, Scratch, settle } from "./scratch.ts";
 import { formatTable, mean, megabytes, seconds } from "./table.ts";
@@ -67,7 +67,7 @@ const route = [
 const machines = ["a", "b", "c"] as const;
 
 /** What to run. */
-export interface ElfmOptions {
+export interface ElfmOptions extends Outlets {
   sizes: readonly number[];
   percents: readonly number[];
   methods: readonly Method[];
@@ -77,8 +77,6 @@ export interface ElfmOptions {
   dir: string | undefined;
   /** Compare after the last hop of a route only. */
   quick: boolean;
-  record: (line: Record<string, unknown>) => void;
-  say: (text: string) => void;
 }
 
 /** One hop. */
@@ -125,10 +123,7 @@ export async function main(args: readonly string[]): Promise<number> {
     rate: values.rate === undefined ? null : numberOf(values.rate),
     dir: values.dir,
     quick: values.quick,
-    record: (line) => {
-      if (values.json) console.log(JSON.stringify(line));
-    },
-    say: (text) => values.json ? console.error(text) : console.log(text),
+    ...outlets(values.json),
   });
   return 0;
 }

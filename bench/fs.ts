@@ -26,7 +26,7 @@ import { parseArgs } from "node:util";
 import { compareTrees, digestTree } from "./digest.ts";
 import { captureName, Drover, type Push } from "./driver.ts";
 import { type Link, loopback, shaped } from "./link.ts";
-import { numberOf, numbersOf, wordsOf } from "./options.ts";
+import { commonOptions, numberOf, numbersOf, type Outlets, outlets, wordsOf } from "./options.ts";
 import { outputOf, toolExists } from "./process.ts";
 import { RsyncDaemon, rsyncHasFsync, type RsyncMode, rsyncName, rsyncVersion } from "./rsync.ts";
 import { isRoot, Scratch, settle } from "./scratch.ts";
@@ -54,7 +54,7 @@ DROVER names the executable to measure; default: the program from source.
 `;
 
 /** What to measure. */
-export interface FsBenchOptions {
+export interface FsBenchOptions extends Outlets {
   sizes: readonly number[];
   percents: readonly number[];
   runs: number;
@@ -64,10 +64,6 @@ export interface FsBenchOptions {
   extras: boolean;
   /** Parent of the scratch directory. */
   dir: string | undefined;
-  /** Takes JSON lines. */
-  record: (line: Record<string, unknown>) => void;
-  /** Takes text for people. */
-  say: (text: string) => void;
 }
 
 /** One goal and what was reached. */
@@ -95,10 +91,7 @@ export async function main(args: readonly string[]): Promise<number> {
       only: { type: "string", default: "loopback,shaped" },
       extras: { type: "boolean", default: false },
       dir: { type: "string" },
-      smoke: { type: "boolean", default: false },
-      strict: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-      help: { type: "boolean", short: "h", default: false },
+      ...commonOptions,
     },
   });
   if (values.help) {
@@ -115,10 +108,7 @@ export async function main(args: readonly string[]): Promise<number> {
     links,
     extras: values.extras,
     dir: values.dir,
-    record: (line) => {
-      if (values.json) console.log(JSON.stringify(line));
-    },
-    say: (text) => values.json ? console.error(text) : console.log(text),
+    ...outlets(values.json),
   });
   return values.strict && rows.some((row) => row.verdict === "short") ? 1 : 0;
 }

@@ -35,7 +35,7 @@ import { dirtyModes, faultModes } from "../ffi/layout.ts";
 import { buildNative } from "../native-src/build.ts";
 import { measureTouches } from "./mem_js.ts";
 import { buildWorkload, type Loop, type LoopOptions, MemProcess } from "./mem_process.ts";
-import { numberOf, wordsOf } from "./options.ts";
+import { commonOptions, numberOf, type Outlets, outlets, wordsOf } from "./options.ts";
 import { Scratch } from "./scratch.ts";
 import { NoSwapError, SwapGroup } from "./swap.ts";
 import { formatTable, median } from "./table.ts";
@@ -82,7 +82,7 @@ const paired: Readonly<
 };
 
 /** What to measure. */
-export interface MemBenchOptions {
+export interface MemBenchOptions extends Outlets {
   /** Bytes. */
   size: number;
   /** Percent. */
@@ -93,10 +93,6 @@ export interface MemBenchOptions {
   seed: number;
   /** Parent of the scratch directory. */
   dir: string | undefined;
-  /** Takes JSON lines. */
-  record: (line: Record<string, unknown>) => void;
-  /** Takes text for people. */
-  say: (text: string) => void;
 }
 
 /** One goal and what was reached. */
@@ -127,10 +123,7 @@ export async function main(args: readonly string[]): Promise<number> {
       rows: { type: "string", default: rowNames.join(",") },
       seed: { type: "string", default: "20261120" },
       dir: { type: "string" },
-      smoke: { type: "boolean", default: false },
-      strict: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-      help: { type: "boolean", short: "h", default: false },
+      ...commonOptions,
     },
   });
   if (values.help) {
@@ -145,10 +138,7 @@ export async function main(args: readonly string[]): Promise<number> {
     rows: wordsOf(values.rows, rowNames),
     seed: numberOf(values.seed),
     dir: values.dir,
-    record: (line) => {
-      if (values.json) console.log(JSON.stringify(line));
-    },
-    say: (text) => values.json ? console.error(text) : console.log(text),
+    ...outlets(values.json),
   });
   return values.strict && goals.some(({ verdict }) => verdict === "short") ? 1 : 0;
 }

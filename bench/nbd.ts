@@ -23,7 +23,7 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { numberOf, wordsOf } from "./options.ts";
+import { commonOptions, numberOf, type Outlets, outlets, wordsOf } from "./options.ts";
 import { Background, freePort, outputOf, toolExists } from "./process.ts";
 import { Scratch } from "./scratch.ts";
 import { formatTable, median } from "./table.ts";
@@ -86,17 +86,13 @@ export type NbdRow = keyof typeof rows;
 const rowNames = Object.keys(rows) as NbdRow[];
 
 /** What to measure. */
-export interface NbdBenchOptions {
+export interface NbdBenchOptions extends Outlets {
   /** Bytes. */
   size: number;
   rounds: number;
   seconds: number;
   rows: readonly NbdRow[];
   tcp: boolean;
-  /** Takes JSON lines. */
-  record: (line: Record<string, unknown>) => void;
-  /** Takes text for people. */
-  say: (text: string) => void;
 }
 
 /** One goal and what was reached. */
@@ -123,10 +119,7 @@ export async function main(args: readonly string[]): Promise<number> {
       seconds: { type: "string" },
       rows: { type: "string", default: rowNames.join(",") },
       tcp: { type: "boolean", default: false },
-      smoke: { type: "boolean", default: false },
-      strict: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-      help: { type: "boolean", short: "h", default: false },
+      ...commonOptions,
     },
   });
   if (values.help) {
@@ -140,8 +133,7 @@ export async function main(args: readonly string[]): Promise<number> {
     seconds: numberOf(values.seconds ?? (smoke ? "1" : "4")),
     rows: wordsOf(values.rows, rowNames),
     tcp: values.tcp,
-    record: values.json ? (line) => console.log(JSON.stringify(line)) : () => {},
-    say: values.json ? console.error : console.log,
+    ...outlets(values.json),
   });
   return values.strict && goals.some(({ verdict }) => verdict === "short") ? 1 : 0;
 }

@@ -25,7 +25,7 @@
  */
 import { parseArgs } from "node:util";
 import { deltaFull, type DeltaOptions, type DeltaRow, deltaRows, deltaSmoke } from "./delta.ts";
-import { numberOf, numbersOf } from "./options.ts";
+import { commonOptions, numberOf, numbersOf, type Outlets, outlets } from "./options.ts";
 import { outputOf } from "./process.ts";
 import { Random } from "./random.ts";
 import { Scratch } from "./scratch.ts";
@@ -51,7 +51,7 @@ DROVER names the executable to measure; default: the program from source.
 `;
 
 /** What to measure; sizes in octets. */
-export interface StreamBenchOptions {
+export interface StreamBenchOptions extends Outlets {
   size: number;
   verify: number;
   patterns: readonly number[];
@@ -61,8 +61,6 @@ export interface StreamBenchOptions {
   delta: DeltaOptions;
   /** Parent of the scratch directory. */
   dir: string;
-  record: (line: Record<string, unknown>) => void;
-  say: (text: string) => void;
 }
 
 /** One goal and what was reached. */
@@ -90,10 +88,7 @@ export async function main(args: readonly string[]): Promise<number> {
       runs: { type: "string" },
       seed: { type: "string", default: "20261120" },
       dir: { type: "string", default: "/dev/shm" },
-      smoke: { type: "boolean", default: false },
-      strict: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-      help: { type: "boolean", short: "h", default: false },
+      ...commonOptions,
     },
   });
   if (values.help) {
@@ -110,10 +105,7 @@ export async function main(args: readonly string[]): Promise<number> {
     seed: numberOf(values.seed),
     delta: smoke ? deltaSmoke : { ...deltaFull, pages: [2048], changed: [0.1] },
     dir: values.dir,
-    record: (line) => {
-      if (values.json) console.log(JSON.stringify(line));
-    },
-    say: (text) => values.json ? console.error(text) : console.log(text),
+    ...outlets(values.json),
   });
   return values.strict && goals.some(({ verdict }) => verdict === "short") ? 1 : 0;
 }
