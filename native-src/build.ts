@@ -22,7 +22,7 @@ const sources = [
   "delta.c",
   "region.c",
   "page.c",
-  "store.c",
+  "store_file.c",
   "fetch.c",
   "evict.c",
   "serve.c",

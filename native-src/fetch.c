@@ -30,8 +30,6 @@ int contexts_open(struct drover_region *region)
 		region->contexts = NULL;
 		return -ENOMEM;
 	}
-	for (uint32_t i = 0; i < region->context_count; i++)
-		region->contexts[i].ring.fd = -1;
 	for (uint32_t i = 0; i < region->context_count; i++) {
 		struct context *context = &region->contexts[i];
 		int rc;

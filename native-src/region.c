@@ -346,7 +346,7 @@ int drover_region_open(const char *ssd_path, const struct drover_region_options 
 
 	if (rc < 0)
 		return rc;
-	rc = store_open(ssd_path, options->ssd_size == 0 ? options->size : options->ssd_size, options->flags, &store);
+	rc = store_file_open(ssd_path, options->ssd_size == 0 ? options->size : options->ssd_size, options->flags, &store);
 	if (rc < 0)
 		return rc;
 	return region_open(options, &store, out);

@@ -5,7 +5,7 @@
  *   fault.c     SIGBUS handler, fault thread              serve.c  one page made present
  *   range.c     pin, populate, prefetch, evict lists ...  fetch.c  reads in flight, their completion, contexts
  *   harvest.c   dirty epochs                              evict.c  clock, demotion, write-back, room under the cap
- *   store.c     the file and its rings
+ *   store_file.c  the file and its rings
  *
  * No function that a fault can reach allocates, takes a lock or calls into libc's stateful parts.
  * A thread claims in this order and never waits for an earlier kind while it holds a later one:
@@ -31,6 +31,7 @@
 #define OPERATIONS 64u	 /* the same */
 #define EVENTS 256u
 #define ENDPOINTS_MAX 64u
+#define STORES_MAX 8u
 
 /* A read that takes longer is given up and its page poisoned; it keeps its buffer until it comes back, if ever. */
 #define DEVICE_NANOS_MAX 30000000000ull
@@ -82,29 +83,11 @@ struct completion {
 	int32_t result; /* bytes or -errno */
 };
 
-/* One io_uring, or the results of synchronous calls where there is none. */
-struct ring {
-	int fd; /* -1: none */
-	int fixed_buffer;
-	int fixed_file;
-	uint32_t queued;
-	void *rings;
-	size_t rings_size;
-	void *entries;
-	size_t entries_size;
-	_Atomic uint32_t *submit_tail, *complete_head, *complete_tail, *submit_flags;
-	uint32_t *submit_array;
-	uint32_t submit_mask, complete_mask;
-	void *completions;
-	struct completion done[OPERATIONS]; /* without a ring */
-	uint32_t done_count;
-};
-
 /* What a thread claims to talk to the store. Its fields belong to who holds `claimed`. */
 struct context {
 	_Alignas(64) _Atomic uint32_t claimed;
 	_Atomic uint32_t in_flight; /* operations; read by others */
-	struct ring ring;
+	void *ports[STORES_MAX]; /* what the store, or each of several, keeps per context: at store->at */
 	uint8_t *buffer; /* BUFFER_PAGES */
 	uint64_t buffer_free;
 	uint64_t operation_free;
@@ -129,19 +112,23 @@ struct store;
 struct store_calls {
 	int (*attach)(struct store *store, struct context *context);
 	void (*detach)(struct store *store, struct context *context);
-	/* Remembers one request; never fails. `memory` stays valid until its completion. */
+	/* Remembers one request; never fails. `memory` stays valid until its completion. `id` comes back as it is. */
 	void (*queue)(struct store *store, struct context *context, uint32_t id, int write, void *memory, uint32_t size,
 		      uint64_t offset, int in_buffer);
 	/* Hands the queued ones to the device. They come back by reap() in any case. */
 	void (*submit)(struct store *store, struct context *context);
 	/* Takes what has finished; waits up to `nanos` for the first. Returns how many. */
 	uint32_t (*reap)(struct store *store, struct context *context, uint64_t nanos, struct completion *out, uint32_t count);
+	/* What poll(2) can wait on for the next completion; -1: reap() never waits. NULL is -1. */
+	int (*wait_fd)(struct store *store, struct context *context);
 	void (*close)(struct store *store);
 };
 struct store {
 	const struct store_calls *calls;
 	int fd;
-	void *inner; /* of a wrapping store */
+	uint32_t at;    /* its place in a context's ports */
+	uint32_t plain; /* a file: pread and pwrite, no io_uring */
+	void *inner;	/* of a store that is no file */
 };
 
 struct drover_region {
@@ -288,9 +275,9 @@ int memory_is_shadowed(struct drover_region *region, uint64_t page);
 uint64_t content_hash(const struct drover_region *region, const void *bytes);
 uint64_t page_hash(const struct drover_region *region, uint64_t page, uint64_t content);
 
-/* -- store.c ---------------------------------------------------------------------------------------------- */
+/* -- store_file.c ---------------------------------------------------------------------------------------------- */
 
-int store_open(const char *path, uint64_t size, uint32_t flags, struct store *out);
+int store_file_open(const char *path, uint64_t size, uint32_t flags, struct store *out);
 
 /* -- fetch.c ---------------------------------------------------------------------------------------------- */
 

@@ -88,7 +88,7 @@ struct drover_region *open_way(const struct way *way, uint64_t size, uint64_t li
 		CHECK_EQUAL(drover_region_open(region_directory, &options, &region), 0);
 		return region;
 	}
-	CHECK_EQUAL(store_open(region_directory, size, 0, &store), 0);
+	CHECK_EQUAL(store_file_open(region_directory, size, 0, &store), 0);
 	store = faulty_wrap(faulty, &store);
 	CHECK_EQUAL(region_open(&options, &store, &region), 0);
 	return region;

@@ -1,5 +1,5 @@
 /*
- * store.c - the file that cold pages are in: O_DIRECT, page n at offset n * 4096, asked through one io_uring per context.
+ * store_file.c - the file that cold pages are in: O_DIRECT, page n at offset n * 4096, asked through one io_uring per context.
  *
  * The rings are spoken to by raw system calls and the shared memory alone: no liburing, nothing that allocates. The
  * context's buffer is registered where the kernel lets us (RLIMIT_MEMLOCK may not), which saves a page-table walk per
@@ -22,30 +22,62 @@
 
 _Static_assert(sizeof(struct io_uring_sqe) == 64 && sizeof(struct io_uring_cqe) == 16, "as the kernel has them");
 
+/* One io_uring, or the results of synchronous calls where there is none. */
+struct ring {
+	int fd; /* -1: none */
+	int fixed_buffer;
+	int fixed_file;
+	uint32_t queued;
+	void *rings;
+	size_t rings_size;
+	void *entries;
+	size_t entries_size;
+	_Atomic uint32_t *submit_tail, *complete_head, *complete_tail, *submit_flags;
+	uint32_t *submit_array;
+	uint32_t submit_mask, complete_mask;
+	void *completions;
+	struct completion done[OPERATIONS]; /* without a ring */
+	uint32_t done_count;
+};
+
+static struct ring *ring_of(const struct store *store, const struct context *context)
+{
+	return context->ports[store->at];
+}
+
 /* -- the ring --------------------------------------------------------------------------------------------- */
 
 static void file_detach(struct store *store, struct context *context)
 {
-	struct ring *ring = &context->ring;
+	struct ring *ring = ring_of(store, context);
 
-	(void)store;
-	if (ring->fd < 0)
+	if (ring == NULL)
 		return;
-	munmap(ring->entries, ring->entries_size);
-	munmap(ring->rings, ring->rings_size);
-	close(ring->fd);
-	ring->fd = -1;
+	if (ring->fd >= 0) {
+		munmap(ring->entries, ring->entries_size);
+		munmap(ring->rings, ring->rings_size);
+		close(ring->fd);
+	}
+	munmap(ring, sizeof(*ring));
+	context->ports[store->at] = NULL;
 }
 
 static int file_attach(struct store *store, struct context *context)
 {
-	struct ring *ring = &context->ring;
+	struct ring *ring = mmap(NULL, sizeof(*ring), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct io_uring_params params = { 0 };
 	struct iovec buffer = { context->buffer, BUFFER_PAGES * PAGE };
 	size_t submit_size, complete_size;
 	int fd = store->fd;
 
-	*ring = (struct ring){ .fd = (int)syscall(SYS_io_uring_setup, OPERATIONS, &params) };
+	if (ring == MAP_FAILED)
+		return -ENOMEM;
+	context->ports[store->at] = ring;
+	madvise(ring, sizeof(*ring), MADV_DONTFORK);
+	ring->fd = -1;
+	if (store->plain)
+		return 0;
+	ring->fd = (int)syscall(SYS_io_uring_setup, OPERATIONS, &params);
 	if (ring->fd < 0) /* forbidden or too old: pread and pwrite */
 		return errno == ENOMEM || errno == EMFILE || errno == ENFILE ? -errno : 0;
 	submit_size = params.sq_off.array + params.sq_entries * sizeof(uint32_t);
@@ -107,7 +139,7 @@ static int32_t do_now(int fd, int write, void *memory, uint32_t size, uint64_t o
 static void file_queue(struct store *store, struct context *context, uint32_t id, int write, void *memory, uint32_t size,
 		       uint64_t offset, int in_buffer)
 {
-	struct ring *ring = &context->ring;
+	struct ring *ring = ring_of(store, context);
 	struct io_uring_sqe *entry;
 	uint32_t tail, at;
 	int fixed = in_buffer && ring->fixed_buffer;
@@ -137,9 +169,8 @@ static void file_queue(struct store *store, struct context *context, uint32_t id
 
 static void file_submit(struct store *store, struct context *context)
 {
-	struct ring *ring = &context->ring;
+	struct ring *ring = ring_of(store, context);
 
-	(void)store;
 	/* EAGAIN and EBUSY mean that the kernel is short of something: the next reap tries again. */
 	while (ring->queued > 0) {
 		long taken = syscall(SYS_io_uring_enter, ring->fd, ring->queued, 0, 0, NULL, 0);
@@ -170,7 +201,7 @@ static uint32_t file_take(struct ring *ring, struct completion *out, uint32_t li
 static uint32_t file_reap(struct store *store, struct context *context, uint64_t nanos, struct completion *out,
 			  uint32_t limit)
 {
-	struct ring *ring = &context->ring;
+	struct ring *ring = ring_of(store, context);
 	uint32_t taken;
 
 	if (ring->fd < 0) {
@@ -194,6 +225,11 @@ static uint32_t file_reap(struct store *store, struct context *context, uint64_t
 	return taken;
 }
 
+static int file_wait_fd(struct store *store, struct context *context)
+{
+	return ring_of(store, context)->fd;
+}
+
 static void file_close(struct store *store)
 {
 	if (store->fd < 0)
@@ -210,6 +246,7 @@ static const struct store_calls file_calls = {
 	.queue = file_queue,
 	.submit = file_submit,
 	.reap = file_reap,
+	.wait_fd = file_wait_fd,
 	.close = file_close,
 };
 
@@ -291,7 +328,7 @@ static int make_size(int fd, uint64_t size)
 	return result(ftruncate(fd, (off_t)size));
 }
 
-int store_open(const char *path, uint64_t size, uint32_t flags, struct store *out)
+int store_file_open(const char *path, uint64_t size, uint32_t flags, struct store *out)
 {
 	int open_flags = O_RDWR | O_CLOEXEC | (flags & DROVER_REGION_BUFFERED ? 0 : O_DIRECT);
 	int created, rc;
