@@ -70,8 +70,12 @@ Deno.test({
     child.kill("SIGKILL");
     await child.status;
     await reader.cancel();
-    // The guardian is nobody's child any more: all there is to wait for is its work.
-    for (let wait = 0; wait < 100 && Deno.readTextFileSync(clusterPath) !== before; wait++) {
+    // The guardian is nobody's child any more: all there is to wait for is its work, every step of it.
+    const undone = (): boolean =>
+      Deno.readTextFileSync(clusterPath) === before &&
+      !Deno.readTextFileSync("/proc/swaps").includes(scratch.path) &&
+      [...Deno.readDirSync(scratch.path)].length === 0;
+    for (let wait = 0; wait < 200 && !undone(); wait++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     assert.equal(Deno.readTextFileSync(clusterPath), before);
