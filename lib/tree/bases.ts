@@ -49,21 +49,24 @@ export function canRead(
   tree: Tree,
   entry: Entry | null,
 ): entry is Entry & { digest: Uint8Array<ArrayBuffer> } {
-  return entry !== null && entry.digest !== null && !tree.content.find(entry.digest, entry.size).next().done;
+  return entry !== null && entry.digest !== null && tree.content.has(entry.digest, entry.size);
 }
 
-/** Reads content of the receiver's version by path; for reference prefixes, of which both sides have every byte. */
+/**
+ * Reads content of the receiver's version by path, as much as `into` holds; for reference prefixes, of which both sides
+ * have every byte. False where it is not to be had.
+ */
 export function readSlice(
   tree: Tree,
   base: Manifest,
-  slice: { path: BytePath; offset: number; length: number },
-): Uint8Array | null {
+  slice: { path: BytePath; offset: number },
+  into: Uint8Array,
+): boolean {
   const entry = base.get(slice.path);
   const fd = entry === null || entry.digest === null ? null : tree.content.open(entry.digest, entry.size);
-  if (fd === null) return null;
+  if (fd === null) return false;
   try {
-    const bytes = new Uint8Array(slice.length);
-    return tree.libc.pread(fd, bytes, slice.offset) === slice.length ? bytes : null;
+    return tree.libc.pread(fd, into, slice.offset) === into.length;
   } finally {
     tree.libc.close(fd);
   }

@@ -26,12 +26,17 @@ export interface FoundContent {
   layer: number | null;
 }
 
+/** Places that are remembered. */
+const foundMax = 1 << 14;
+
 /** Content of one store. Directory descriptors stay open until it is disposed. */
 export class Content implements Disposable {
   readonly #libc: Libc;
   readonly #store: Store;
   readonly #roots = new Map<number, Beneath>();
   readonly #extra = new Map<string, { root: Beneath; path: BytePath }>();
+  /** Where content was found before, by hash and size: a transfer asks for the same content several times. */
+  readonly #found = new Map<string, { root: Beneath; path: BytePath }>();
 
   /** Reads places from `store` when they are asked for. */
   constructor(libc: Libc, store: Store) {
@@ -42,6 +47,7 @@ export class Content implements Disposable {
   [Symbol.dispose](): void {
     for (const root of this.#roots.values()) root[Symbol.dispose]();
     this.#roots.clear();
+    this.#found.clear();
   }
 
   /** Also finds this content, which no layer holds (yet): a file of the live tree. */
@@ -52,6 +58,7 @@ export class Content implements Disposable {
   /** Forgets everything that was offered. */
   withdraw(): void {
     this.#extra.clear();
+    this.#found.clear();
   }
 
   /** The open directory of a layer. */
@@ -65,7 +72,8 @@ export class Content implements Disposable {
 
   /** All places that hold content of this hash and size. */
   *find(digest: Uint8Array, size: number): Generator<FoundContent> {
-    const extra = this.#extra.get(toHex(digest));
+    const hex = toHex(digest);
+    const extra = this.#extra.get(hex);
     if (extra !== undefined) {
       const stat = extra.root.stat(extra.path);
       if (stat?.kind === "file" && stat.size === size) yield { ...extra, stat, layer: null };
@@ -73,20 +81,40 @@ export class Content implements Disposable {
     for (const { layer, path } of this.#store.contentPlaces(digest)) {
       const root = this.layer(layer);
       const stat = root.stat(path);
-      if (stat?.kind === "file" && stat.size === size) yield { root, path, stat, layer };
+      if (stat?.kind !== "file" || stat.size !== size) continue;
+      if (this.#found.size >= foundMax) this.#found.clear();
+      this.#found.set(`${hex} ${size}`, { root, path });
+      yield { root, path, stat, layer };
     }
   }
 
   /** Opens content for reading, or null where no place has it. The caller closes the descriptor. */
   open(digest: Uint8Array, size: number): number | null {
-    for (const { root, path } of this.find(digest, size)) {
-      try {
-        return root.open(path, O_RDONLY | O_NONBLOCK);
-      } catch (error) {
-        if (!isMissing(error)) throw error;
-      }
+    const known = this.#found.get(`${toHex(digest)} ${size}`);
+    if (known !== undefined) {
+      const fd = this.#openPlace(known);
+      if (fd !== null && this.#libc.fstat(fd).size === size) return fd;
+      if (fd !== null) this.#libc.close(fd);
+    }
+    for (const found of this.find(digest, size)) {
+      const fd = this.#openPlace(found);
+      if (fd !== null) return fd;
     }
     return null;
+  }
+
+  #openPlace({ root, path }: { root: Beneath; path: BytePath }): number | null {
+    try {
+      return root.open(path, O_RDONLY | O_NONBLOCK);
+    } catch (error) {
+      if (isMissing(error)) return null;
+      throw error;
+    }
+  }
+
+  /** Whether some place holds this content. */
+  has(digest: Uint8Array, size: number): boolean {
+    return this.#found.has(`${toHex(digest)} ${size}`) || !this.find(digest, size).next().done;
   }
 }
 

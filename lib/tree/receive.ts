@@ -429,17 +429,16 @@ async function unpack(tree: Tree, part: Part, prefix = new Uint8Array()): Promis
 }
 
 async function unpackSegment(tree: Tree, body: SegmentBody, before: Manifest): Promise<RawSegment> {
-  const prefix = body.literals.codec === "stored" ? new Uint8Array() : joinPrefix(body.prefix, (slice) => {
-    const bytes = readSlice(tree, before, slice);
-    if (bytes === null) {
+  const prefix = body.literals.codec === "stored"
+    ? new Uint8Array()
+    : joinPrefix(body.prefix, (slice, into) => {
+      if (readSlice(tree, before, slice, into)) return;
       throw new FormatError(
         "package.segment.prefix",
         -1,
         `Cannot use "${pathToText(slice.path)}" as prefix: it has no such bytes`,
       );
-    }
-    return bytes;
-  });
+    });
   const [ops, literals] = await Promise.all([unpack(tree, body.ops), unpack(tree, body.literals, prefix)]);
   return checkSegmentDigest(body, { ops, literals });
 }

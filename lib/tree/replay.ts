@@ -93,6 +93,8 @@ class Bases {
   readonly #upserts: readonly Upsert[];
   readonly #before: Manifest;
   readonly #open = new Map<string, { fd: number; whole: Uint8Array | null }>();
+  /** What the last call was about: the copies of a piece come one after the other, mostly from one base. */
+  #last: { upsert: number; base: number; entry: Entry | null; key: string } | null = null;
 
   constructor(tree: Tree, upserts: readonly Upsert[], before: Manifest) {
     this.#tree = tree;
@@ -101,21 +103,25 @@ class Bases {
   }
 
   size(upsert: number, base: number): number | null {
-    return this.#entry(upsert, base)?.size ?? null;
+    return this.#find(upsert, base).entry?.size ?? null;
   }
 
-  #entry(upsert: number, base: number): Entry | null {
+  #find(upsert: number, base: number): { entry: Entry | null; key: string } {
+    const last = this.#last;
+    if (last !== null && last.upsert === upsert && last.base === base) return last;
     const path = this.#upserts[upsert]?.bases[base];
-    const entry = path === undefined ? null : this.#before.get(path);
-    return entry?.kind === "file" ? entry : null;
+    const found = path === undefined ? null : this.#before.get(path);
+    const entry = found?.kind === "file" ? found : null;
+    const key = entry === null || entry.digest === null ? "" : toHex(entry.digest);
+    this.#last = { upsert, base, entry, key };
+    return this.#last;
   }
 
   read(upsert: number, base: number, offset: number, into: Uint8Array): void {
-    const entry = this.#entry(upsert, base);
+    const { entry, key } = this.#find(upsert, base);
     if (entry === null || entry.digest === null) {
       throw new RangeError(`Cannot read base ${base} of upsert ${upsert}`);
     }
-    const key = toHex(entry.digest);
     let file = this.#open.get(key);
     if (file === undefined) this.#open.set(key, file = this.#openBase(entry));
     if (file.whole !== null) into.set(file.whole.subarray(offset, offset + into.length));

@@ -38,7 +38,7 @@ import {
   segmentDigest,
   SegmentEncoder,
 } from "../version/segment.ts";
-import { chooseBases, readSlice } from "./bases.ts";
+import { canRead, chooseBases, readSlice } from "./bases.ts";
 import { pause } from "./breath.ts";
 import { SEEK_DATA, SEEK_HOLE } from "./posix.ts";
 import { decodeDone, decodeReady, type Done, encodeMessage, recordType, remoteError } from "./protocol.ts";
@@ -377,13 +377,13 @@ class PieceReader {
         if (upsert === undefined) throw new RangeError(`Cannot pack upsert ${piece.upsert}`);
         this.#add(piece, upsert, base);
       }
-      const parts = new Map<PrefixSlice, Uint8Array>();
-      for (const slice of slices) {
-        const bytes = readSlice(this.#tree, base, slice);
-        if (bytes !== null) parts.set(slice, bytes);
-      }
-      const found = [...parts.keys()];
-      const prefix = joinPrefix(found, (slice) => parts.get(slice) ?? new Uint8Array());
+      const found = slices.filter(({ path }) => canRead(this.#tree, base.get(path)));
+      const prefix = joinPrefix(found, (slice, into) => {
+        if (readSlice(this.#tree, base, slice, into)) return;
+        throw new DroverError("corrupt", `Cannot pack: the content of "${pathToText(slice.path)}" is gone`, {
+          hint: `drover fs verify ${this.#tree.name}`,
+        });
+      });
       return { segment: this.#encoder.finish(index, found), prefix };
     } finally {
       this.#large?.close();

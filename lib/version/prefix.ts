@@ -27,6 +27,8 @@ interface Neighbour {
   path: BytePath;
   /** Position in the base's manifest. */
   index: number;
+  /** In octets; -1 until somebody asks. */
+  size: number;
 }
 
 /** The files of a base by directory and extension. Made once per package; one item per file that may help. */
@@ -52,7 +54,7 @@ export class PrefixChooser {
       const path = base.pathAt(index);
       const extension = extensionOf(path);
       if (!wanted.has(extension)) continue;
-      const neighbour = { path, index };
+      const neighbour = { path, index, size: -1 };
       append(this.#groups, groupKey(path), neighbour);
       append(this.#extensions, extension, neighbour);
     }
@@ -75,7 +77,8 @@ export class PrefixChooser {
       for (const list of lists) {
         const neighbour = list[rank];
         if (neighbour === undefined || chosen.has(neighbour.path)) continue;
-        const length = Math.min(this.#base.at(neighbour.index).size, sliceSizeMax);
+        if (neighbour.size < 0) neighbour.size = this.#base.at(neighbour.index).size;
+        const length = Math.min(neighbour.size, sliceSizeMax);
         if (length < sliceSizeMin || size + length > sizeMax || chosen.size === prefixCountMax) continue;
         chosen.set(neighbour.path, { path: neighbour.path, offset: 0, length });
         size += length;
@@ -101,22 +104,18 @@ export class PrefixChooser {
 /**
  * Builds a prefix from its slices.
  *
- * @param read exactly `length` bytes of a file of `from`; throws where it has not so many.
+ * @param read fills `into`, which is as long as the slice, from a file of `from`; throws where it has not so many.
  */
 export function joinPrefix(
   slices: readonly PrefixSlice[],
-  read: (slice: PrefixSlice) => Uint8Array,
+  read: (slice: PrefixSlice, into: Uint8Array<ArrayBuffer>) => void,
 ): Uint8Array<ArrayBuffer> {
   let size = 0;
   for (const slice of slices) size += slice.length;
   const prefix = new Uint8Array(size);
   let at = 0;
   for (const slice of slices) {
-    const bytes = read(slice);
-    if (bytes.length !== slice.length) {
-      throw new RangeError(`Cannot build a prefix: ${bytes.length} of ${slice.length} bytes`);
-    }
-    prefix.set(bytes, at);
+    read(slice, prefix.subarray(at, at + slice.length));
     at += slice.length;
   }
   return prefix;

@@ -111,15 +111,17 @@ Deno.test("PrefixChooser.choose() takes neighbours of new files within the bound
   assert.deepEqual(new PrefixChooser(Manifest.empty, upserts).choose(pieces, upserts), []);
 });
 
-Deno.test("joinPrefix() joins the slices in order and refuses short reads", () => {
+Deno.test("joinPrefix() joins the slices in order, and fails with its reader", () => {
   const slices = [{ path: "a" as BytePath, offset: 1, length: 2 }, {
     path: "b" as BytePath,
     offset: 0,
     length: 1,
   }];
   const bytes = new Uint8Array([1, 2, 3]);
-  const read = ({ offset, length }: { offset: number; length: number }) =>
-    bytes.subarray(offset, offset + length);
+  const read = ({ offset }: { offset: number }, into: Uint8Array) => {
+    if (offset + into.length > bytes.length) throw new RangeError("too short");
+    into.set(bytes.subarray(offset, offset + into.length));
+  };
   assert.deepEqual([...joinPrefix(slices, read)], [2, 3, 1]);
   assert.throws(() => joinPrefix([{ path: "a" as BytePath, offset: 2, length: 5 }], read), RangeError);
 });
