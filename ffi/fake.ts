@@ -17,7 +17,17 @@
 import { type BytePath, joinPath } from "../lib/base/path.ts";
 import { FormatError } from "../lib/base/errors.ts";
 import { errnoOf, NativeError } from "./errno.ts";
-import type { DirEntry, FileKind, FileStat, Libc, Native, ProbeItem, Xattr, Zstd } from "./mod.ts";
+import type {
+  ContentDeltas,
+  DirEntry,
+  FileKind,
+  FileStat,
+  Libc,
+  Native,
+  ProbeItem,
+  Xattr,
+  Zstd,
+} from "./mod.ts";
 import { libraryVersion } from "./symbols.ts";
 import { attachFakeRegion, FakeRegion } from "./fake_region.ts";
 import { FakeDelta } from "./fake_delta.ts";
@@ -933,6 +943,8 @@ export function createFakeNative(options: { budget?: number } = {}): FakeNative 
     libc: new FakeLibc(options),
     zstd: new FakeZstd(),
     delta: new FakeDelta(),
+    // Leaves everything to its caller, which has a way of its own.
+    content: { sizeMax: 0, encode: (pieces) => Promise.resolve(noDeltas(pieces.length)) },
     openRegion: (settings) => new FakeRegion(settings),
     attachRegion: attachFakeRegion,
     probe: (dir: BytePath): ProbeItem[] => [
@@ -942,6 +954,17 @@ export function createFakeNative(options: { budget?: number } = {}): FakeNative 
       { id: "overlay.rootless", ok: false, errno: errnoOf("ENOSYS"), detail: "no mounts in a simulation" },
     ],
     identity: () => ({ uid: 0, gid: 0, canMount: false, inUserNamespace: false }),
+  };
+}
+
+function noDeltas(count: number): ContentDeltas {
+  return {
+    counts: new Array<null>(count).fill(null),
+    kinds: new Uint8Array(),
+    bases: new Uint8Array(),
+    offsets: new Float64Array(),
+    lengths: new Float64Array(),
+    literals: new Uint8Array(),
   };
 }
 

@@ -33,6 +33,9 @@ const structs: readonly (readonly [name: string, fields: Fields])[] = [
   ["drover_xattr", [["record_size", 4], ["name_size", 4], ["value_size", 4], ["reserved", 4]]],
   ["drover_statfs", [["available", 8], ["type", 8], ["block_size", 8]]],
   ["drover_identity", [["uid", 4], ["gid", 4], ["can_mount", 4], ["in_user_namespace", 4]]],
+  ["drover_content_file", [["size", 8], ["dir", 4], ["name", 4]]],
+  ["drover_content_piece", [["target", 16], ["bases", 64], ["base_count", 4], ["op_count", 4]]],
+  ["drover_content_op", [["offset", 8], ["length", 4], ["what", 4]]],
   ["drover_region_options", [
     ["size", 8],
     ["limit", 8],
@@ -276,6 +279,13 @@ export const prefetchWait = 1, evictStandby = 1, evictWait = 2;
 
 /** DROVER_HISTOGRAM_BUCKETS and DROVER_TRACE_ENTRIES. */
 export const histogramBuckets = 304, traceEntries = 8192;
+
+/** struct drover_content_file, _piece and _op: offsets in bytes. */
+export const contentLayout = {
+  file: { structSize: 16, size: 0, dir: 8, name: 12 },
+  piece: { structSize: 88, bases: 16, baseCount: 80, opCount: 84 },
+  op: { structSize: 16, offset: 0, length: 8, what: 12 },
+} as const;
 
 /** struct drover_bench_options: offsets in bytes. */
 export const benchOptions = {

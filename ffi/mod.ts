@@ -199,6 +199,40 @@ export interface Zstd {
   ): Uint8Array<ArrayBuffer>;
 }
 
+/** A regular file below an open directory, as large as it is thought to be. */
+export interface ContentFile {
+  dir: number;
+  path: BytePath;
+  size: number;
+}
+
+/** A file, and up to 4 that it may be made of, the likeliest first. */
+export interface ContentPiece {
+  target: ContentFile;
+  bases: readonly ContentFile[];
+}
+
+/** Ops of several pieces one after the other, in parallel arrays; what each means is lib/version/delta.ts's business. */
+export interface ContentDeltas {
+  /** How many ops each piece has; null where it was left: not there, of another size, sparse, or too much. */
+  counts: (number | null)[];
+  /** 0 a literal, 1 a copy. */
+  kinds: Uint8Array;
+  bases: Uint8Array;
+  offsets: Float64Array;
+  lengths: Float64Array;
+  /** What the literals are, of all pieces. */
+  literals: Uint8Array<ArrayBuffer>;
+}
+
+/** Deltas of whole files: lib/version's `DeltaEncoder`, on the blocking pool and with the reading in it. */
+export interface ContentDelta {
+  /** The largest file that it takes. */
+  readonly sizeMax: number;
+  /** All pieces in one go. */
+  encode(pieces: readonly ContentPiece[]): Promise<ContentDeltas>;
+}
+
 /** How pages are encoded: in Remus's markers, or as page deltas of a region. */
 export type DeltaFormat = "remus" | "region";
 
@@ -503,6 +537,8 @@ export interface Native {
   readonly zstd: Zstd;
   /** How pages changed. */
   readonly delta: PageDelta;
+  /** How files changed. */
+  readonly content: ContentDelta;
   /** Opens memory that is larger than its RAM. */
   openRegion(settings: RegionSettings): NativeRegion;
   /**

@@ -17,10 +17,20 @@ import type { BytePath } from "../lib/base/path.ts";
 import { DroverError } from "../lib/base/errors.ts";
 import { check } from "./errno.ts";
 import { identity as identityLayout, layoutText } from "./layout.ts";
+import { NativeContent } from "./content.ts";
 import { NativeDelta } from "./delta.ts";
 import { NativeLibc } from "./libc.ts";
 import { attachRegion, openRegion } from "./region.ts";
-import type { Libc, Native, NativeRegion, PageDelta, ProbeItem, RegionSettings, Zstd } from "./mod.ts";
+import type {
+  ContentDelta,
+  Libc,
+  Native,
+  NativeRegion,
+  PageDelta,
+  ProbeItem,
+  RegionSettings,
+  Zstd,
+} from "./mod.ts";
 import { identitySymbols, libraryVersion, type Symbols, symbols } from "./symbols.ts";
 import { NativeZstd } from "./zstd.ts";
 
@@ -43,6 +53,7 @@ class LoadedNative implements Native {
   readonly libc: Libc;
   readonly zstd: Zstd;
   readonly delta: PageDelta;
+  readonly content: ContentDelta;
   readonly #lib: Symbols;
 
   constructor(lib: Symbols, version: string, path: string) {
@@ -52,6 +63,7 @@ class LoadedNative implements Native {
     this.libc = new NativeLibc(lib);
     this.zstd = new NativeZstd(lib);
     this.delta = new NativeDelta(lib);
+    this.content = new NativeContent(lib);
   }
 
   openRegion(settings: RegionSettings): NativeRegion {

@@ -109,6 +109,16 @@ export const symbols = {
   // int drover_probe(const char *dir, char *buffer, size_t size);
   drover_probe: { parameters: ["buffer", "buffer", "usize"], result: "i32" },
 
+  // int64_t drover_content_delta(struct drover_content_piece *pieces, size_t count, const char *names,
+  //                              size_t names_size, struct drover_content_op *ops, size_t op_max,
+  //                              uint8_t *literals, size_t literal_max);
+  drover_content_delta_async: {
+    name: "drover_content_delta",
+    parameters: ["buffer", "usize", "buffer", "usize", "buffer", "usize", "buffer", "usize"],
+    result: "i64",
+    nonblocking: true,
+  },
+
   // int64_t drover_zstd_bound(size_t size);
   drover_zstd_bound: { parameters: ["usize"], result: "i64" },
   // int64_t drover_zstd_compress(const void *input, size_t input_size, const void *prefix, size_t prefix_size,

@@ -18,6 +18,7 @@ const sources = [
   "dir.c",
   "overlay.c",
   "probe.c",
+  "content.c",
   "zstd.c",
   "delta.c",
   "region.c",

@@ -272,6 +272,49 @@ DROVER_API int drover_remount(const char *target, int read_only);
  */
 DROVER_API int drover_probe(const char *dir, char *buffer, size_t size);
 
+/* -- deltas of files (content.c) ------------------------------------------------------------------------ */
+
+/* The most files that one may be made of, and the largest of them. */
+#define DROVER_CONTENT_BASES_MAX 4u
+#define DROVER_CONTENT_SIZE_MAX (64u << 20)
+
+/* What an op does, in the low eight bits of `what`; above them stands the base of a copy. */
+#define DROVER_CONTENT_LITERAL 0u
+#define DROVER_CONTENT_COPY 1u
+
+/* In `op_count`: not done, for the caller to do otherwise. */
+#define DROVER_CONTENT_LEFT 0xffffffffu
+
+/* A file below a directory, opened as drover_open_beneath() does; `name` is where its path begins in `names`. */
+struct drover_content_file {
+	uint64_t size;
+	int32_t dir;
+	uint32_t name;
+};
+
+struct drover_content_piece {
+	struct drover_content_file target;
+	struct drover_content_file bases[DROVER_CONTENT_BASES_MAX]; /* the likeliest first */
+	uint32_t base_count;
+	uint32_t op_count; /* written: how many of `ops` are this piece's, or DROVER_CONTENT_LEFT */
+};
+
+struct drover_content_op {
+	uint64_t offset; /* of a copy, in its base */
+	uint32_t length;
+	uint32_t what;
+};
+
+/*
+ * Expresses each target by ranges of its bases and literals: the ops of all pieces go to `ops` in order, their literals
+ * to `literals`. A piece is left (DROVER_CONTENT_LEFT) when a file is not there, not of that size, sparse, or
+ * what it gives finds no room. `names` holds NUL-terminated paths and ends in NUL. Returns the number of literal bytes;
+ * -EINVAL, -ENOMEM.
+ */
+DROVER_API int64_t drover_content_delta(struct drover_content_piece *pieces, size_t count, const char *names,
+					size_t names_size, struct drover_content_op *ops, size_t op_max,
+					uint8_t *literals, size_t literal_max);
+
 /* -- compression (zstd.c) ------------------------------------------------------------------------------- */
 
 /* The room drover_zstd_compress() needs at most for `size` bytes; -EFBIG above DROVER_ZSTD_SIZE_MAX. */

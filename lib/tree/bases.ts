@@ -44,12 +44,12 @@ export function chooseBases(
   return upserts;
 }
 
-/** Whether the content of an entry of the receiver's version is here too. */
+/** Whether the content of an entry of the receiver's version should be here too. */
 export function canRead(
   tree: Tree,
   entry: Entry | null,
 ): entry is Entry & { digest: Uint8Array<ArrayBuffer> } {
-  return entry !== null && entry.digest !== null && tree.content.has(entry.digest, entry.size);
+  return entry !== null && entry.digest !== null && tree.content.locate(entry.digest, entry.size) !== null;
 }
 
 /**

@@ -35,7 +35,7 @@ export class Content implements Disposable {
   readonly #store: Store;
   readonly #roots = new Map<number, Beneath>();
   readonly #extra = new Map<string, { root: Beneath; path: BytePath }>();
-  /** Where content was found before, by hash and size: a transfer asks for the same content several times. */
+  /** Where content is, by hash and size: a transfer asks for the same content several times. */
   readonly #found = new Map<string, { root: Beneath; path: BytePath }>();
 
   /** Reads places from `store` when they are asked for. */
@@ -82,8 +82,7 @@ export class Content implements Disposable {
       const root = this.layer(layer);
       const stat = root.stat(path);
       if (stat?.kind !== "file" || stat.size !== size) continue;
-      if (this.#found.size >= foundMax) this.#found.clear();
-      this.#found.set(`${hex} ${size}`, { root, path });
+      this.#remember(hex, size, { root, path });
       yield { root, path, stat, layer };
     }
   }
@@ -112,9 +111,21 @@ export class Content implements Disposable {
     }
   }
 
-  /** Whether some place holds this content. */
-  has(digest: Uint8Array, size: number): boolean {
-    return this.#found.has(`${toHex(digest)} ${size}`) || !this.find(digest, size).next().done;
+  /** Where this content should be, without looking there: an open directory and a path below it. */
+  locate(digest: Uint8Array, size: number): { root: Beneath; path: BytePath } | null {
+    const hex = toHex(digest);
+    const known = this.#extra.get(hex) ?? this.#found.get(`${hex} ${size}`);
+    if (known !== undefined) return known;
+    const [place] = this.#store.contentPlaces(digest);
+    if (place === undefined) return null;
+    const found = { root: this.layer(place.layer), path: place.path };
+    this.#remember(hex, size, found);
+    return found;
+  }
+
+  #remember(hex: string, size: number, found: { root: Beneath; path: BytePath }): void {
+    if (this.#found.size >= foundMax) this.#found.clear();
+    this.#found.set(`${hex} ${size}`, found);
   }
 }
 

@@ -10,8 +10,9 @@
 import { pathToText } from "../base/path.ts";
 import { DroverError } from "../base/errors.ts";
 import { fromHex, toHex } from "../base/hex.ts";
+import type { ContentFile, ContentPiece } from "../../ffi/mod.ts";
 import type { Channel, ReceivedRecord } from "../net/mod.ts";
-import { DeltaEncoder, type Extent, LargeDelta, OpList } from "../version/delta.ts";
+import { DeltaEncoder, type Extent, LargeDelta, OpList, opLiteral } from "../version/delta.ts";
 import type { Entry, VersionInfo } from "../version/entry.ts";
 import { diffManifests } from "../version/diff.ts";
 import { Manifest } from "../version/manifest.ts";
@@ -65,13 +66,6 @@ const wholeBasesMax = 16 << 20;
 /** Cost of a segment, smaller for a small package so that its parts overlap too. */
 const segmentCostMin = 1 << 19;
 const segmentCostMax = 4 << 20;
-
-/** A segment on its way: encoded, with the bytes of its reference prefix and the digest of its meaning. */
-interface EncodedSegment {
-  segment: RawSegment;
-  prefix: Uint8Array;
-  digest: Uint8Array;
-}
 
 /** What is to be sent. */
 export interface SendPlan {
@@ -170,7 +164,7 @@ class Sender {
       done,
       versions: plan.versions.length,
       entries: changes.length,
-      packSeconds: this.#packMs / 1000,
+      packSeconds: (this.#packMs + this.#reader.busyMs) / 1000,
       sendSeconds: this.#sendMs / 1000,
       resumedSegments: resumed,
     };
@@ -183,37 +177,39 @@ class Sender {
     base: Manifest,
   ): Promise<{ digests: Uint8Array[]; resumed: number }> {
     const prefixes = this.#plan.mode === "delta" ? new PrefixChooser(base, upserts) : null;
-    const encode = (index: number): EncodedSegment => {
-      const started = performance.now();
-      const pieces = segments[index] ?? [];
-      const slices = prefixes?.choose(pieces, upserts) ?? [];
-      const encoded = this.#reader.encode(index, pieces, upserts, base, slices);
-      this.#packMs += performance.now() - started;
-      return { ...encoded, digest: segmentDigest(encoded.segment) };
+    const digests = new Array<Uint8Array>(segments.length);
+    const pack = (index: number): Promise<Uint8Array> => {
+      const body = (async () => {
+        const pieces = segments[index] ?? [];
+        const slices = prefixes?.choose(pieces, upserts) ?? [];
+        const { segment, prefix } = await this.#reader.encode(index, pieces, upserts, base, slices);
+        digests[index] = segmentDigest(segment);
+        return await this.#pack(segment, prefix);
+      })();
+      body.catch(() => {}); // whoever sends it hears of it
+      return body;
     };
     // The receiver looks at the metadata and makes directories: the first segment is packed meanwhile, and all are sent
     // without a word from it, unless it may have some already.
     const answer = this.#replies.next(recordType.ready).then(({ body }) => decodeReady(body));
     answer.catch(() => {}); // awaited here or at the end
-    const first = segments.length > 0 ? this.#compress(encode(0)) : null;
+    const first = segments.length > 0 ? pack(0) : null;
     const have = new Map(
       this.#plan.staged ? (await answer).have.map(({ index, digest }) => [index, digest]) : [],
     );
     const sizes = segments.map((pieces) => pieces.reduce((bytes, { length }) => bytes + length, 0));
     const total = sizes.reduce((sum, size) => sum + size, 0);
-    const digests: Uint8Array[] = [];
     const flying: Promise<void>[] = [];
     let order = Promise.resolve();
     let failure: unknown = null;
     let done = 0;
     for (const [index, size] of sizes.entries()) {
       const known = have.get(index);
-      if (known !== undefined) digests.push(fromHex(known));
+      if (known !== undefined) digests[index] = fromHex(known);
       else {
-        const packed = index === 0 && first !== null ? first : this.#compress(encode(index));
-        digests.push(packed.digest);
+        const packed = index === 0 && first !== null ? first : pack(index);
         order = order.then(async () => {
-          if (failure === null) await this.#sendPacked(packed.body);
+          if (failure === null) await this.#sendPacked(packed);
         }).catch((error) => {
           failure ??= error;
         });
@@ -236,12 +232,6 @@ class Sender {
       );
     }
     return { digests, resumed: have.size };
-  }
-
-  #compress({ segment, prefix, digest }: EncodedSegment): { digest: Uint8Array; body: Promise<Uint8Array> } {
-    const body = this.#pack(segment, prefix);
-    body.catch(() => {}); // whoever sends it hears of it
-    return { digest, body };
   }
 
   async #waiting(wait: () => Promise<void> | undefined): Promise<void> {
@@ -358,24 +348,53 @@ class PieceReader {
   #target = new Uint8Array(1 << 20);
   #bases = new Uint8Array(1 << 20);
   #large: { upsert: number; delta: LargeDelta; close: () => void } | null = null;
+  /** What it took of this thread, in milliseconds. */
+  busyMs = 0;
 
   constructor(tree: Tree) {
     this.#tree = tree;
   }
 
-  /** One segment, and the bytes of its reference prefix. */
-  encode(
+  /**
+   * One segment, and the bytes of its reference prefix. Whole files of ordinary size are read and compared by the library, on
+   * another thread; what it leaves is done here. Several calls may be under way: behind the wait nothing else comes between.
+   */
+  async encode(
     index: number,
     pieces: readonly Piece[],
     upserts: readonly Upsert[],
     base: Manifest,
     slices: readonly PrefixSlice[],
-  ): { segment: RawSegment; prefix: Uint8Array } {
+  ): Promise<{ segment: RawSegment; prefix: Uint8Array }> {
+    let started = performance.now();
+    const simple = pieces.map((piece) => this.#asWholeFile(piece, upserts[piece.upsert], base));
+    const wanted = simple.filter((piece) => piece !== null);
+    this.busyMs += performance.now() - started;
+    const deltas = await this.#tree.context.native.content.encode(wanted);
+    started = performance.now();
     try {
-      for (const piece of pieces) {
+      const cursor = { piece: 0, op: 0, literal: 0 };
+      for (const [at, piece] of pieces.entries()) {
         const upsert = upserts[piece.upsert];
         if (upsert === undefined) throw new RangeError(`Cannot pack upsert ${piece.upsert}`);
-        this.#add(piece, upsert, base);
+        const count = simple[at] === null ? null : deltas.counts[cursor.piece++] ?? null;
+        if (count === null) this.#add(piece, upsert, base);
+        else {
+          this.#ops.clear();
+          for (const end = cursor.op + count; cursor.op < end; cursor.op++) {
+            this.#ops.push(
+              deltas.kinds[cursor.op] ?? opLiteral,
+              deltas.bases[cursor.op] ?? 0,
+              deltas.offsets[cursor.op] ?? 0,
+              deltas.lengths[cursor.op] ?? 0,
+            );
+          }
+          cursor.literal += this.#encoder.addPacked(
+            piece,
+            deltas.literals.subarray(cursor.literal),
+            this.#ops,
+          );
+        }
       }
       const found = slices.filter(({ path }) => canRead(this.#tree, base.get(path)));
       const prefix = joinPrefix(found, (slice, into) => {
@@ -388,7 +407,27 @@ class PieceReader {
     } finally {
       this.#large?.close();
       this.#large = null;
+      this.busyMs += performance.now() - started;
     }
+  }
+
+  /** A piece as the library takes it, or null. */
+  #asWholeFile(piece: Piece, upsert: Upsert | undefined, manifest: Manifest): ContentPiece | null {
+    const { content, context } = this.#tree;
+    if (upsert === undefined || piece.offset !== 0 || piece.length !== upsert.entry.size) return null;
+    if (piece.length > context.native.content.sizeMax) return null;
+    const files: ContentFile[] = [];
+    let total = 0;
+    for (const entry of [upsert.entry, ...upsert.bases.map((path) => manifest.get(path))]) {
+      const found = entry === null || entry.digest === null || entry.size === 0
+        ? null
+        : content.locate(entry.digest, entry.size);
+      if (found === null || entry === null) return null;
+      files.push({ dir: found.root.fd, path: found.path, size: entry.size });
+      total += entry.size;
+    }
+    const [target, ...bases] = files;
+    return target === undefined || total - target.size > wholeBasesMax ? null : { target, bases };
   }
 
   #add(piece: Piece, { entry, bases }: Upsert, manifest: Manifest): void {
@@ -430,7 +469,7 @@ class PieceReader {
       const bytes = this.#bases.subarray(at, at + entry.size);
       at += entry.size;
       const fd = entry.digest === null ? null : content.open(entry.digest, entry.size);
-      if (fd === null) throw missing(this.#tree, entry);
+      if (fd === null) return bytes.subarray(0, 0); // gone from here: nothing is copied from it
       try {
         if (libc.pread(fd, bytes, 0) !== entry.size) throw missing(this.#tree, entry);
       } finally {

@@ -96,22 +96,49 @@ export class SegmentEncoder {
    */
   add(piece: Piece, target: Uint8Array, ops: OpList | null): void {
     const { length } = piece;
-    if (length < 1 || length > pieceSizeMax || target.length !== length) {
-      throw new RangeError(
-        `Cannot add a piece of ${length} bytes with ${target.length}: 1 to ${pieceSizeMax}`,
-      );
+    this.#checkRoom(piece);
+    if (target.length !== length) {
+      throw new RangeError(`Cannot add a piece of ${length} bytes with ${target.length}`);
+    }
+    if (ops === null) {
+      this.#ops.varint(opLiteral);
+      this.#literals.bytes(target);
+    } else this.#addOps(piece, ops, (at, size) => target.subarray(at, at + size));
+    this.#pieces.push({ upsert: piece.upsert, offset: piece.offset, length });
+    this.#size += length;
+  }
+
+  /**
+   * As `add`, for a piece of which only the literals are at hand.
+   *
+   * @param literals theirs, one after the other; at least as many as the ops want.
+   * @returns how many of them the ops took.
+   */
+  addPacked(piece: Piece, literals: Uint8Array, ops: OpList): number {
+    this.#checkRoom(piece);
+    let taken = 0;
+    this.#addOps(piece, ops, (_, size) => {
+      const bytes = literals.subarray(taken, taken + size);
+      if (bytes.length !== size) {
+        throw new RangeError(`Cannot add a piece: ${size} literals, ${bytes.length} left`);
+      }
+      taken += size;
+      return bytes;
+    });
+    this.#pieces.push({ upsert: piece.upsert, offset: piece.offset, length: piece.length });
+    this.#size += piece.length;
+    return taken;
+  }
+
+  #checkRoom({ length }: Piece): void {
+    if (length < 1 || length > pieceSizeMax) {
+      throw new RangeError(`Cannot add a piece of ${length} bytes: 1 to ${pieceSizeMax}`);
     }
     if (this.#pieces.length === pieceCountMax || this.#size + length > segmentSizeMax) {
       throw new RangeError(
         `Cannot add to a segment of ${this.#pieces.length} pieces and ${this.#size} bytes`,
       );
     }
-    if (ops === null) {
-      this.#ops.varint(opLiteral);
-      this.#literals.bytes(target);
-    } else this.#addOps(piece, target, ops);
-    this.#pieces.push({ upsert: piece.upsert, offset: piece.offset, length });
-    this.#size += length;
   }
 
   /** The segment; the encoder is empty again. */
@@ -130,7 +157,7 @@ export class SegmentEncoder {
     return segment;
   }
 
-  #addOps(piece: Piece, target: Uint8Array, ops: OpList): void {
+  #addOps(piece: Piece, ops: OpList, literal: (at: number, size: number) => Uint8Array): void {
     const writer = this.#ops;
     let at = 0;
     let base = 0;
@@ -142,7 +169,7 @@ export class SegmentEncoder {
       const scaled = isLast ? 0 : length * 4;
       if (kind === opLiteral) {
         writer.varint(scaled);
-        this.#literals.bytes(target.subarray(at, at + length));
+        this.#literals.bytes(literal(at, length));
       } else if (kind === opHole) {
         writer.varint(scaled + 3);
         writer.u8(0);

@@ -35,6 +35,7 @@ void test_libc(const char *path, int dir);
 void test_zstd(const char *path, int dir);
 void test_probe(const char *path, int dir);
 void test_old_kernel(const char *path, int dir);
+void test_content(const char *path, int dir);
 void test_delta(const char *path, int dir);
 
 #endif

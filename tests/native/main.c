@@ -13,6 +13,7 @@ int main(int count, char **arguments)
 	} suites[] = {
 		{ "dir", test_dir },	 { "libc", test_libc },		  { "zstd", test_zstd },
 		{ "probe", test_probe }, { "old_kernel", test_old_kernel }, { "delta", test_delta },
+		{ "content", test_content },
 	};
 	int dir;
 

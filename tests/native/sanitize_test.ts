@@ -6,10 +6,10 @@ import assert from "node:assert/strict";
 import { warningFlags } from "../../native-src/build.ts";
 
 const here = new URL("./", import.meta.url).pathname;
-const sources = ["layout", "libc", "dir", "overlay", "probe", "zstd", "delta"].map((name) =>
+const sources = ["layout", "libc", "dir", "overlay", "probe", "zstd", "content", "delta"].map((name) =>
   `${here}../../native-src/${name}.c`
 );
-const tests = ["main", "dir_test", "libc_test", "zstd_test", "probe_test", "old_kernel_test", "delta_test"]
+const tests = ["main", "dir_test", "libc_test", "zstd_test", "probe_test", "old_kernel_test", "content_test", "delta_test"]
   .map((name) => `${here}${name}.c`);
 
 const compiler = await findCompiler();
@@ -56,7 +56,7 @@ Deno.test({
         ],
       }).output();
       assert.ok(compiled.success, new TextDecoder().decode(compiled.stderr));
-      for (const suite of ["dir", "libc", "zstd", "probe", "old_kernel", "delta"]) {
+      for (const suite of ["dir", "libc", "zstd", "probe", "old_kernel", "content", "delta"]) {
         await context.step(suite, async () => {
           const directory = `${scratch}/${suite}`;
           await Deno.mkdir(directory);
