@@ -253,18 +253,22 @@ class UpperScan {
 
   /** `path` no longer shows what it showed: what `base` has there, and what a moved parent brought there from `below`. */
   #remove(path: BytePath, below: BytePath | null): void {
-    this.#erase(path);
-    for (const entry of this.#base.under(path)) this.#erase(entry.path);
+    if (this.#erase(path)) {
+      for (const entry of this.#base.under(path)) this.#erase(entry.path);
+    }
     if (below === null || below === path) return;
     for (const entry of this.#base.under(below)) {
       this.#erase(path + entry.path.slice(below.length) as BytePath);
     }
   }
 
-  #erase(path: BytePath): void {
+  /** Returns whether `base` has a directory there. */
+  #erase(path: BytePath): boolean {
     this.#movedFrom.delete(path);
-    if (this.#base.indexOf(path) >= 0) this.view.set(path, null);
-    else this.view.delete(path);
+    const index = this.#base.indexOf(path);
+    if (index < 0) this.view.delete(path);
+    else this.view.set(path, null);
+    return index >= 0 && this.#base.kindAt(index) === "directory";
   }
 
   /** A redirected directory shows at `to` what `base` has at `from`. */

@@ -59,9 +59,8 @@ export class Hasher {
   }
 
   /** sha256 and size of everything in an open file. The holes of a sparse file are hashed without being read. */
-  hash(fd: number): { digest: Uint8Array<ArrayBuffer>; size: number } {
+  hash(fd: number, stat: FileStat = this.#libc.fstat(fd)): { digest: Uint8Array<ArrayBuffer>; size: number } {
     const hash = createHash("sha256");
-    const stat = this.#libc.fstat(fd);
     const isSparse = stat.blocks * 512 < stat.size;
     let size = 0;
     for (;;) {
@@ -86,7 +85,7 @@ export class Hasher {
     try {
       for (let tries = 0; tries < readTriesMax; tries++) {
         const before = this.#libc.fstat(fd);
-        const { digest, size } = this.hash(fd);
+        const { digest, size } = this.hash(fd, before);
         const after = this.#libc.fstat(fd);
         if (stampOf(before) === stampOf(after) && size === after.size) return { digest, stat: after };
       }

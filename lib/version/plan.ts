@@ -6,9 +6,9 @@
  * equal upserts give equal plans. Within each run files go by class (text, unknown, binary, compressed), extension,
  * directory and name, so that what resembles each other shares a zstd window.
  *
- * The order of the runs keeps sender, wire and receiver busy at the same time: first new files that compress, so that the
- * wire has something to carry while deltas are made; then modified files, many and small on the wire, which the receiver
- * writes while it waits for the last run: new files that do not compress, few and large.
+ * The order of the runs keeps sender, wire and receiver busy at the same time: first new files that do not compress, which
+ * the wire carries while the others are being compressed; then new files that do; last the modified ones, which are
+ * little on the wire.
  *
  * @module
  */
@@ -128,7 +128,7 @@ function inOrder(upserts: readonly Upsert[]): Ordered[] {
 
 function orderOf(kind: ContentClass, modified: boolean): number {
   if (modified) return 4 + classOrder[kind];
-  return kind === "compressed" ? 8 : classOrder[kind];
+  return kind === "compressed" ? 0 : 1 + classOrder[kind];
 }
 
 function compare(left: string, right: string): number {

@@ -54,11 +54,11 @@ Deno.test("planSegments() puts a small package into one segment, and nothing int
   assert.deepEqual(planSegments([upsertOf("a", 5, ["b"], true), upsertOf("c", 0)]), []);
 });
 
-Deno.test("planSegments() puts new files first, modified ones next, and new ones that do not compress last", () => {
+Deno.test("planSegments() puts new files that do not compress first, other new ones next, and modified ones last", () => {
   const paths = ["a/x.png", "a/y.c", "b/a.h", "b/x.c", "b/z.bin", "c/m.c", "c/noext"];
   const upserts = paths.map((path) => upsertOf(path, 100, path === "a/y.c" ? [path] : []));
   const order = planSegments(upserts).flat().map(({ upsert }) => paths[upsert]);
-  assert.deepEqual(order, ["b/x.c", "c/m.c", "b/a.h", "c/noext", "b/z.bin", "a/y.c", "a/x.png"]);
+  assert.deepEqual(order, ["a/x.png", "b/x.c", "c/m.c", "b/a.h", "c/noext", "b/z.bin", "a/y.c"]);
 });
 
 Deno.test("planSegments() counts modified content an eighth and splits huge files", () => {
