@@ -31,6 +31,7 @@ import type {
 import { libraryVersion } from "./symbols.ts";
 import { attachFakeRegion, FakeRegion } from "./fake_region.ts";
 import { FakeDelta } from "./fake_delta.ts";
+import { FakeDonor } from "./fake_donor.ts";
 import { zstdSizeMax } from "./layout.ts";
 
 const pageSize = 4096;
@@ -937,16 +938,24 @@ export interface FakeNative extends Native {
  * ```
  */
 export function createFakeNative(options: { budget?: number } = {}): FakeNative {
+  const libc = new FakeLibc(options);
   return {
     version: libraryVersion,
     path: "",
-    libc: new FakeLibc(options),
+    libc,
+    direct: {
+      allocate: (size) => new Uint8Array(size),
+      read: async (fd, buffer, offset) => await Promise.resolve(libc.pread(fd, buffer, offset)),
+      write: async (fd, buffer, offset) => await Promise.resolve(libc.pwrite(fd, buffer, offset)),
+    },
     zstd: new FakeZstd(),
     delta: new FakeDelta(),
     // Leaves everything to its caller, which has a way of its own.
     content: { sizeMax: 0, encode: (pieces) => Promise.resolve(noDeltas(pieces.length)) },
     openRegion: (settings) => new FakeRegion(settings),
     attachRegion: attachFakeRegion,
+    openDonor: (settings) => new FakeDonor(settings),
+    openFuse: (settings) => Promise.reject(new NativeError(errnoOf("ENOSYS"), "mount", settings.path)),
     probe: (dir: BytePath): ProbeItem[] => [
       { id: "kernel", ok: true, errno: 0, detail: "simulated" },
       { id: "filesystem", ok: true, errno: 0, detail: `simulated at ${joinPath("" as BytePath, dir)}` },

@@ -20,6 +20,8 @@ import type {
   RegionEvent,
   RegionSettings,
   RegionStats,
+  StoreSettings,
+  StoreStatus,
 } from "./mod.ts";
 import { ControlBlock } from "./region_control.ts";
 
@@ -39,6 +41,11 @@ export function attachFakeRegion(region: { handle: bigint; size: number }): Nati
   return found;
 }
 
+function statusOf(store: { kind: StoreStatus["kind"]; size: number }): StoreStatus {
+  const counters = { used: 0, reads: 0, writes: 0, errors: 0, refused: 0, latencyNanos: 0 };
+  return { kind: store.kind, state: "up", slots: store.size / pageSize, ...counters };
+}
+
 /** A region in memory. */
 export class FakeRegion implements NativeRegion {
   readonly handle: bigint;
@@ -53,6 +60,9 @@ export class FakeRegion implements NativeRegion {
   readonly #pins: Uint8Array;
   readonly #written: Uint8Array;
   readonly #settings: RegionSettings;
+  readonly #stores: StoreStatus[];
+  /** For each page a bit per store. */
+  readonly #places: Uint8Array;
   /** Pages that hold RAM, those that came first first. */
   readonly #resident = new Set<number>();
   #events: RegionEvent[] = [];
@@ -79,6 +89,8 @@ export class FakeRegion implements NativeRegion {
     this.#heat = new Uint8Array(pages);
     this.#pins = new Uint8Array(pages);
     this.#written = new Uint8Array(pages);
+    this.#places = new Uint8Array(pages);
+    this.#stores = (settings.stores ?? [{ kind: "file" as const, size }]).map(statusOf);
     this.control.setKnobs({
       limitPages: Math.floor(limit / pageSize),
       spinUs: settings.spinUs,
@@ -241,6 +253,63 @@ export class FakeRegion implements NativeRegion {
     new Uint8Array(this.#memory, span.first * pageSize, span.count * pageSize).fill(0);
   }
 
+  places(span: PageSpan, into: Uint8Array<ArrayBuffer>): void {
+    this.#check("find", span);
+    this.#each(span, (page) => into[page - span.first] = this.#places[page] ?? 0);
+  }
+
+  move(pages: BigUint64Array<ArrayBuffer>, store: number): Promise<number> {
+    return Promise.resolve(this.moveNow(pages, store));
+  }
+
+  moveNow(pages: BigUint64Array<ArrayBuffer>, store: number): number {
+    this.#use("move");
+    const status = this.#stores[store];
+    if (status === undefined || this.#stores.length < 2) throw this.#error("EINVAL", "move pages of");
+    let there = 0;
+    for (const page of pages) {
+      this.#check("move", { first: Number(page), count: 1 });
+      if (this.#states[Number(page)] !== pageStates.cold) continue;
+      const held = this.#places[Number(page)] ?? 0;
+      const file = this.#stores.findIndex(({ kind }) => kind === "file");
+      // The file keeps its copy; a donor gives its slot back when the page goes somewhere else.
+      this.#places[Number(page)] = 1 << store | (file >= 0 ? held & 1 << file : 0);
+      there++;
+    }
+    return there;
+  }
+
+  mend(span: PageSpan): Promise<number> {
+    return Promise.resolve(this.mendNow(span));
+  }
+
+  mendNow(span: PageSpan): number {
+    this.#check("mend", span);
+    return 0;
+  }
+
+  retire(store: number, _options: { lost: boolean; limit: number }): Promise<number> {
+    this.#use("take a store from");
+    const status = this.#stores[store];
+    if (status === undefined) throw this.#error("EINVAL", "take a store from");
+    this.#places.forEach((held, page) => this.#places[page] = held & ~(1 << store));
+    this.#stores[store] = { ...status, state: "gone" };
+    return Promise.resolve(0);
+  }
+
+  addStore(store: StoreSettings): Promise<number> {
+    this.#use("add a store to");
+    return Promise.resolve(this.#stores.push(statusOf(store)) - 1);
+  }
+
+  stores(): StoreStatus[] {
+    this.#use("ask");
+    return this.#stores.map((status, store) => ({
+      ...status,
+      used: this.#places.reduce((sum, held) => sum + (held >> store & 1), 0),
+    }));
+  }
+
   stats(): RegionStats {
     this.#use("ask");
     return this.control.stats();
@@ -311,6 +380,7 @@ export class FakeRegion implements NativeRegion {
     if (standby) this.#states[page] = dirty ? pageStates.standbyDirty : pageStates.standby;
     else {
       this.#states[page] = pageStates.cold;
+      this.#places[page] = (this.#places[page] ?? 0) | 1;
       this.#resident.delete(page);
       this.#count(dirty ? regionStats.evictedDirty : regionStats.evictedClean);
     }

@@ -48,6 +48,29 @@ const structs: readonly (readonly [name: string, fields: Fields])[] = [
     ["evict_batch", 4],
     ["read_around", 4],
     ["contexts", 4],
+    ["copies", 4],
+    ["reserved", 4],
+  ]],
+  ["drover_store_options", [
+    ["path", 8],
+    ["name", 8],
+    ["size", 8],
+    ["timeout_nanos", 8],
+    ["kind", 4],
+    ["port", 4],
+    ["flags", 4],
+    ["reserved", 4],
+  ]],
+  ["drover_store_stats", [
+    ["slots", 8],
+    ["used", 8],
+    ["reads", 8],
+    ["writes", 8],
+    ["errors", 8],
+    ["refused", 8],
+    ["latency_nanos", 8],
+    ["kind", 4],
+    ["state", 4],
   ]],
   ["drover_region_stats", [
     ["faults", 8],
@@ -90,6 +113,13 @@ const structs: readonly (readonly [name: string, fields: Fields])[] = [
     ["error", 4],
     ["why", 4],
   ]],
+  ["drover_donor_stats", [
+    ["lent_bytes", 8],
+    ["accepted", 8],
+    ["refused", 8],
+    ["leases", 4],
+    ["links", 4],
+  ]],
   ["drover_bench_options", [
     ["size", 8],
     ["nanoseconds", 8],
@@ -110,6 +140,33 @@ const structs: readonly (readonly [name: string, fields: Fields])[] = [
     ["wrong", 8],
     ["wrong_offset", 8],
     ["sum", 8],
+  ]],
+  ["drover_fuse_options", [
+    ["size", 8],
+    ["mode", 4],
+    ["uid", 4],
+    ["gid", 4],
+    ["flags", 4],
+    ["timeout_ms", 4],
+    ["slots", 4],
+  ]],
+  ["drover_fuse_request", [
+    ["offset", 8],
+    ["length", 8],
+    ["slot", 4],
+    ["op", 4],
+  ]],
+  ["drover_fuse_stats", [
+    ["requests", 8],
+    ["reads", 8],
+    ["read_bytes", 8],
+    ["writes", 8],
+    ["written_bytes", 8],
+    ["flushes", 8],
+    ["errors", 8],
+    ["timeouts", 8],
+    ["late", 8],
+    ["pending", 8],
   ]],
 ];
 
@@ -173,7 +230,7 @@ export const zstdSizeMax = 2 ** 30;
 
 /** struct drover_region_options: offsets in bytes. */
 export const regionOptions = {
-  structSize: 56,
+  structSize: 64,
   size: 0,
   limit: 8,
   ssdSize: 16,
@@ -185,7 +242,46 @@ export const regionOptions = {
   evictBatch: 44,
   readAround: 48,
   contexts: 52,
+  copies: 56,
 } as const;
+
+/** struct drover_store_options: offsets in bytes. */
+export const storeOptions = {
+  structSize: 48,
+  path: 0,
+  name: 8,
+  size: 16,
+  timeoutNanos: 24,
+  kind: 32,
+  port: 36,
+  flags: 40,
+} as const;
+
+/** struct drover_store_stats: offsets in bytes. */
+export const storeStats = {
+  structSize: 64,
+  slots: 0,
+  used: 8,
+  reads: 16,
+  writes: 24,
+  errors: 32,
+  refused: 40,
+  latencyNanos: 48,
+  kind: 56,
+  state: 60,
+} as const;
+
+/** state of struct drover_store_stats: DROVER_STORE_UP and the others. */
+export const storeStates = { up: 0, down: 1, retiring: 2, gone: 3 } as const;
+
+/** DROVER_RETIRE_LOST. */
+export const retireLost = 1;
+
+/** kind of struct drover_store_options: DROVER_STORE_…. */
+export const storeKinds = { file: 0, nbd: 1, verbs: 2 } as const;
+
+/** DROVER_STORE_SEALED, and DROVER_STORES_MAX. */
+export const storeSealed = 1, storesMax = 8;
 
 /** struct drover_region_stats: offsets in bytes. */
 export const regionStats = {
@@ -272,6 +368,8 @@ export const eventReasons = {
   poisoned: 6,
   lost: 7,
   kernel: 8,
+  storeDown: 9,
+  storeUp: 10,
 } as const;
 
 /** DROVER_PREFETCH_WAIT, DROVER_EVICT_STANDBY and DROVER_EVICT_WAIT. */
@@ -319,3 +417,58 @@ export const benchPatterns = { uniform: 0, zipf: 1, scan: 2 } as const;
 
 /** DROVER_BENCH_THREADS_MAX and …_HINTS_MAX. */
 export const benchThreadsMax = 64, benchHintsMax = 64;
+
+/** struct drover_donor_stats: offsets in bytes. */
+export const donorStats = {
+  structSize: 32,
+  lentBytes: 0,
+  accepted: 8,
+  refused: 16,
+  leases: 24,
+  links: 28,
+} as const;
+
+/** struct drover_fuse_options: offsets in bytes. */
+export const fuseOptions = {
+  structSize: 32,
+  size: 0,
+  mode: 8,
+  uid: 12,
+  gid: 16,
+  flags: 20,
+  timeoutMs: 24,
+  slots: 28,
+} as const;
+
+/** struct drover_fuse_request: offsets in bytes. */
+export const fuseRequest = {
+  structSize: 24,
+  offset: 0,
+  length: 8,
+  slot: 16,
+  op: 20,
+} as const;
+
+/** struct drover_fuse_stats: offsets in bytes. */
+export const fuseStats = {
+  structSize: 80,
+  requests: 0,
+  reads: 8,
+  readBytes: 16,
+  writes: 24,
+  writtenBytes: 32,
+  flushes: 40,
+  errors: 48,
+  timeouts: 56,
+  late: 64,
+  pending: 72,
+} as const;
+
+/** flags of struct drover_fuse_options: DROVER_FUSE_…. */
+export const fuseFlags = { readOnly: 1, keepCache: 2, allowOther: 4, helper: 8 } as const;
+
+/** op of struct drover_fuse_request: DROVER_FUSE_…. */
+export const fuseOps = { read: 1, write: 2, flush: 3, zero: 4, punch: 5, data: 6, hole: 7 } as const;
+
+/** DROVER_FUSE_SLOT_SIZE, DROVER_FUSE_SLOTS_MAX and DROVER_FUSE_TIMEOUT_MS_MAX. */
+export const fuseSlotSize = 2 ** 20 + 4096, fuseSlotsMax = 256, fuseTimeoutMsMax = 3_600_000;

@@ -174,6 +174,16 @@ export interface Libc {
   statfs(fd: number): { available: number; type: number; blockSize: number };
 }
 
+/** Reads and writes of descriptors that were opened with O_DIRECT, on the blocking pool. */
+export interface DirectIo {
+  /** Memory whose address is a multiple of 4096. */
+  allocate(size: number): Uint8Array<ArrayBuffer>;
+  /** Reads until the buffer is full or the file ends; the number of bytes read. */
+  read(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): Promise<number>;
+  /** Writes all of it. */
+  write(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): Promise<void>;
+}
+
 /** libzstd, statically linked. A frame is complete by itself; a reference prefix must be given again to decode. */
 export interface Zstd {
   /** Compresses on the blocking pool. Level 1 to 19. `prefix` is referenced, not part of the frame. */
@@ -201,14 +211,19 @@ export interface Zstd {
 
 /** A regular file below an open directory, as large as it is thought to be. */
 export interface ContentFile {
+  /** An open directory. */
   dir: number;
+  /** Below it; no symlink is followed. */
   path: BytePath;
+  /** In bytes, at least 1. */
   size: number;
 }
 
 /** A file, and up to 4 that it may be made of, the likeliest first. */
 export interface ContentPiece {
+  /** What is to be expressed. */
   target: ContentFile;
+  /** What it may copy from. */
   bases: readonly ContentFile[];
 }
 
@@ -218,8 +233,11 @@ export interface ContentDeltas {
   counts: (number | null)[];
   /** 0 a literal, 1 a copy. */
   kinds: Uint8Array;
+  /** Of a copy: which base. */
   bases: Uint8Array;
+  /** Of a copy: from where in its base, in bytes. */
   offsets: Float64Array;
+  /** In bytes. */
   lengths: Float64Array;
   /** What the literals are, of all pieces. */
   literals: Uint8Array<ArrayBuffer>;
@@ -278,6 +296,46 @@ export type FaultMode = "inline" | "thread";
 /** How a changed page is told from one that is equal to its copy on SSD. `async` is for `harvest`. */
 export type DirtyMode = "hash" | "wp" | "async";
 
+/** One place for cold pages: struct drover_store_options of drover.h. */
+export interface StoreSettings {
+  /** A file or device, a donor's memory over TCP, or the same by RDMA. */
+  kind: "file" | "nbd" | "verbs";
+  /** As `ssd.path`; else the donor's address, numeric. */
+  path: BytePath;
+  /** Of a donor: the export's name, or the ticket. */
+  name?: string;
+  /** Of a donor. */
+  port?: number;
+  /** Bytes, whole pages. The first file holds every page of the region; all others may be smaller. */
+  size: number;
+  /** What leaves is encrypted, and what comes back is believed only if it is that. */
+  sealed?: boolean;
+  /** How long one request may take, in milliseconds; default 5000. */
+  timeoutMs?: number;
+}
+
+/** One store of a region, as it is now. Slots are pages. */
+export interface StoreStatus {
+  /** What it is. */
+  kind: "file" | "nbd" | "verbs";
+  /** `down`: failed, and asked again from time to time; `retiring`: nothing new goes there; `gone`: holds nothing. */
+  state: "up" | "down" | "retiring" | "gone";
+  /** How many pages it can hold. */
+  slots: number;
+  /** How many it holds. */
+  used: number;
+  /** Pages read. */
+  reads: number;
+  /** Pages written. */
+  writes: number;
+  /** Requests that failed. */
+  errors: number;
+  /** Copies that were not what had been written last. */
+  refused: number;
+  /** Of a small read, smoothed, in nanoseconds; 0 before the first. */
+  latencyNanos: number;
+}
+
 /** What a region is opened with; drover.h says what each allows. Sizes in bytes. */
 export interface RegionSettings {
   /** Whole pages of 4096 bytes. */
@@ -302,6 +360,10 @@ export interface RegionSettings {
   readAround?: number;
   /** Threads that may fetch at once. */
   contexts?: number;
+  /** Several stores, the first to be filled first; then `ssd` only names the region in errors. */
+  stores?: readonly StoreSettings[];
+  /** Copies of a page at donors: 1 or 2; default 1. */
+  copies?: number;
 }
 
 /** A run of pages. */
@@ -415,7 +477,17 @@ export interface RegionEvent {
   /** The error, positive. */
   errno: number;
   /** What happened: DROVER_EVENT_… of drover.h. */
-  why: "read" | "checksum" | "short" | "write" | "room" | "poisoned" | "lost" | "kernel";
+  why:
+    | "read"
+    | "checksum"
+    | "short"
+    | "write"
+    | "room"
+    | "poisoned"
+    | "lost"
+    | "kernel"
+    | "storeDown"
+    | "storeUp";
 }
 
 /** A loop over a region's memory, in C. */
@@ -499,6 +571,22 @@ export interface NativeRegion extends Disposable {
   poison(span: PageSpan): void;
   /** Makes pages zero again. */
   reset(span: PageSpan): void;
+  /** One byte per page: bit n says that store n has a copy, which may be old while the page is in RAM. */
+  places(span: PageSpan, into: Uint8Array<ArrayBuffer>): void;
+  /** Copies cold pages to a store, and gives back slots that they need no more; how many are there now. */
+  move(pages: BigUint64Array<ArrayBuffer>, store: number): Promise<number>;
+  /** The same on the calling thread, which waits for the stores; for some hundred pages. */
+  moveNow(pages: BigUint64Array<ArrayBuffer>, store: number): number;
+  /** Makes missing copies of cold pages, 256 at most; how many of the span still have fewer than they should and could have. */
+  mend(span: PageSpan): Promise<number>;
+  /** The same on the calling thread, which waits for the stores. */
+  mendNow(span: PageSpan): number;
+  /** Moves what a donor holds elsewhere, `limit` pages in one call; how many it still holds. `lost`: it has nothing any more. */
+  retire(store: number, options: { lost: boolean; limit: number }): Promise<number>;
+  /** One more donor; its number. */
+  addStore(store: StoreSettings): Promise<number>;
+  /** What it is made of. */
+  stores(): StoreStatus[];
   /** Counters. */
   stats(): RegionStats;
   /** What went wrong since the last call. */
@@ -513,6 +601,99 @@ export interface NativeRegion extends Disposable {
   close(): void;
 }
 
+/** What is asked of who fills a mounted file. */
+export type FuseOp = "read" | "write" | "flush" | "zero" | "punch" | "data" | "hole";
+
+/** A file to mount; drover.h says more. */
+export interface FuseSettings {
+  /** An absolute path with a regular file. */
+  path: BytePath;
+  /** What the list of mounts shows. */
+  source: BytePath;
+  /** Bytes; the file keeps this size. */
+  size: number;
+  /** Permissions, 0 to 0777. */
+  mode: number;
+  /** Owner. */
+  uid: number;
+  /** Group. */
+  gid: number;
+  /** A request without a reply is answered with EIO after so many milliseconds: 1 to an hour. */
+  timeoutMs: number;
+  /** Requests under way at once, 1 to 256. */
+  slots: number;
+  /** Nobody writes. */
+  readOnly: boolean;
+  /** What the page cache holds stays good when the file is opened again. */
+  keepCache: boolean;
+  /** Other users come as far as `mode` lets them. */
+  allowOther: boolean;
+  /** Mounted by fusermount3, which needs no privilege. */
+  helper: boolean;
+}
+
+/** One request; the range is inside of the file. */
+export interface FuseRequest {
+  /** What is asked. */
+  op: FuseOp;
+  /** Where its octets are, or go. */
+  slot: number;
+  /** Bytes. */
+  offset: number;
+  /** Bytes; at most 1 MiB of `read` and `write`. */
+  length: number;
+}
+
+/** Counters since it was mounted. */
+export interface FuseStats {
+  /** Of any kind. */
+  requests: number;
+  /** Answered reads. */
+  reads: number;
+  /** Bytes. */
+  readBytes: number;
+  /** Answered writes. */
+  writes: number;
+  /** Bytes. */
+  writtenBytes: number;
+  /** Answered flushes. */
+  flushes: number;
+  /** Answers that were errors. */
+  errors: number;
+  /** Those for want of a reply. */
+  timeouts: number;
+  /** Replies that came after that. */
+  late: number;
+  /** Under way now. */
+  pending: number;
+}
+
+/** A mounted file. Only one `wait` may be under way, and no `take` beside it. */
+export interface NativeFuse {
+  /** How many requests may be under way. */
+  readonly slots: number;
+  /** The octets of a slot. */
+  room(slot: number, length: number): Uint8Array<ArrayBuffer>;
+  /** Fills in what is there, at most 64; looks for `spinUs` microseconds. -1 when it is unmounted. */
+  take(requests: FuseRequest[], spinUs: number): number;
+  /** The same, after waiting for at most `timeoutMs`. */
+  wait(requests: FuseRequest[], timeoutMs: number): Promise<number>;
+  /**
+   * Ends a request. @returns false when it was answered with EIO before
+   *
+   * @param errno 0, or why it failed
+   * @param bytes what was read, or null for the slot's own room
+   * @param size how many bytes go to the kernel: all of a read, eight of `data` and `hole`, else none
+   */
+  reply(slot: number, errno: number, bytes: Uint8Array<ArrayBuffer> | null, size: number): boolean;
+  /** Counters. */
+  stats(): FuseStats;
+  /** umount2(2), which waits until what the kernel has of it is written: go on replying. EBUSY while it is in use. */
+  unmount(detach: boolean): Promise<void>;
+  /** Ends the connection. @returns how many taken slots had no reply; their memory is never given back */
+  close(): number;
+}
+
 /** One thing this machine may be able to do. */
 export interface ProbeItem {
   /** Stable id, for instance `userfaultfd.move`. */
@@ -525,6 +706,47 @@ export interface ProbeItem {
   detail: string;
 }
 
+/** What a donor has done since it was opened, and what it lends now. */
+export interface DonorStats {
+  /** Bytes of all leases. */
+  lentBytes: number;
+  /** Connections that were accepted. */
+  accepted: number;
+  /** Attempts that were not: no such ticket, too many connections, not a borrower. */
+  refused: number;
+  /** Leases now. */
+  leases: number;
+  /** Connections now. */
+  links: number;
+}
+
+/**
+ * Memory lent by RDMA. Each lease is memory of its own, for whoever shows its ticket, 64 small hexadecimal digits. Calls on a closed donor throw a TypeError.
+ */
+export interface NativeDonor {
+  /** The port that borrowers dial. */
+  readonly port: number;
+  /**
+   * Lends `size` bytes, whole pages: those at the start of `memory`, which must not be detached until `revoke` has resolved, or memory
+   * of the library's own, full of zeros. They take RAM, and are pinned, from the first connection on.
+   *
+   * @throws {NativeError} EEXIST the ticket has a lease already; EMFILE more than 1024; EINVAL the size; ENOMEM
+   */
+  lend(lease: { ticket: string; size: number; memory?: Uint8Array<ArrayBuffer> }): Promise<void>;
+  /**
+   * Ends a lease: then its connections are cut, nobody can reach the memory, and the library's own is the system's again.
+   *
+   * @throws {NativeError} ENOENT there is none
+   */
+  revoke(ticket: string): Promise<void>;
+  /** Counters and gauges. */
+  stats(): DonorStats;
+  /** Ends all leases and stops listening. */
+  close(): Promise<void>;
+  /** The same. */
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
 /** What libdrover.so offers. */
 export interface Native {
   /** Version of libdrover.so. */
@@ -533,6 +755,8 @@ export interface Native {
   readonly path: string;
   /** File calls on byte paths. */
   readonly libc: Libc;
+  /** Reads and writes beside the page cache. */
+  readonly direct: DirectIo;
   /** Compression. */
   readonly zstd: Zstd;
   /** How pages changed. */
@@ -546,6 +770,16 @@ export interface Native {
    * once the other has closed it.
    */
   attachRegion(region: { handle: bigint; size: number }): NativeRegion;
+  /**
+   * Lends memory of this process to other hosts by RDMA, at a numeric address of the adapter ("0.0.0.0", "::": of any); port 0
+   * takes a free one.
+   *
+   * @throws {NativeError} EOPNOTSUPP without libibverbs and librdmacm, ENODEV without an adapter at that address, EACCES
+   * without the right to use it, EADDRINUSE
+   */
+  openDonor(settings: { hostname: string; port: number }): NativeDonor;
+  /** Mounts a file that this program fills. */
+  openFuse(settings: FuseSettings): Promise<NativeFuse>;
   /** Asks the kernel; changes nothing. `dir` is where overlay and O_DIRECT are tried. */
   probe(dir: BytePath): ProbeItem[];
   /** Effective user id, and whether this process may mount (CAP_SYS_ADMIN in its user namespace). */

@@ -19,12 +19,19 @@ import { check } from "./errno.ts";
 import { identity as identityLayout, layoutText } from "./layout.ts";
 import { NativeContent } from "./content.ts";
 import { NativeDelta } from "./delta.ts";
+import { NativeDirect } from "./direct.ts";
+import { openDonor } from "./donor.ts";
+import { openFuse } from "./fuse.ts";
 import { NativeLibc } from "./libc.ts";
 import { attachRegion, openRegion } from "./region.ts";
 import type {
   ContentDelta,
+  DirectIo,
+  FuseSettings,
   Libc,
   Native,
+  NativeDonor,
+  NativeFuse,
   NativeRegion,
   PageDelta,
   ProbeItem,
@@ -51,6 +58,7 @@ class LoadedNative implements Native {
   readonly version: string;
   readonly path: string;
   readonly libc: Libc;
+  readonly direct: DirectIo;
   readonly zstd: Zstd;
   readonly delta: PageDelta;
   readonly content: ContentDelta;
@@ -61,6 +69,7 @@ class LoadedNative implements Native {
     this.version = version;
     this.path = path;
     this.libc = new NativeLibc(lib);
+    this.direct = new NativeDirect(lib);
     this.zstd = new NativeZstd(lib);
     this.delta = new NativeDelta(lib);
     this.content = new NativeContent(lib);
@@ -72,6 +81,14 @@ class LoadedNative implements Native {
 
   attachRegion(region: { handle: bigint; size: number }): NativeRegion {
     return attachRegion(this.#lib, region);
+  }
+
+  openDonor(settings: { hostname: string; port: number }): NativeDonor {
+    return openDonor(this.#lib, settings);
+  }
+
+  openFuse(settings: FuseSettings): Promise<NativeFuse> {
+    return openFuse(this.#lib, settings);
   }
 
   probe(dir: BytePath): ProbeItem[] {

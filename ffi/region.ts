@@ -11,6 +11,7 @@
  */
 import type { BytePath } from "../lib/base/path.ts";
 import { check } from "./errno.ts";
+import { bytesOfStores, bytesOfText, statusOfStores } from "./stores.ts";
 import {
   benchOptions,
   benchPatterns,
@@ -26,6 +27,9 @@ import {
   regionFlags,
   regionOptions,
   regionStats,
+  retireLost,
+  storesMax,
+  storeStats,
 } from "./layout.ts";
 import type {
   BenchLoop,
@@ -36,6 +40,8 @@ import type {
   RegionEvent,
   RegionSettings,
   RegionStats,
+  StoreSettings,
+  StoreStatus,
 } from "./mod.ts";
 import { ControlBlock, statsAt } from "./region_control.ts";
 import type { Symbols } from "./symbols.ts";
@@ -68,14 +74,17 @@ export function openRegion(lib: Symbols, settings: RegionSettings): NativeRegion
   options.setUint32(regionOptions.evictBatch, settings.evictBatch ?? 0, true);
   options.setUint32(regionOptions.readAround, settings.readAround ?? 0, true);
   options.setUint32(regionOptions.contexts, settings.contexts ?? 0, true);
+  options.setUint32(regionOptions.copies, settings.copies ?? 0, true);
   const out = new BigUint64Array(1);
-  const path = new Uint8Array(ssd.path.length + 1);
-  for (let at = 0; at < ssd.path.length; at++) path[at] = ssd.path.charCodeAt(at);
-  check(
-    lib.drover_region_open(path, new Uint8Array(options.buffer), new Uint8Array(out.buffer)),
-    "open a region on",
-    ssd.path,
-  );
+  const given = new Uint8Array(options.buffer);
+  const result = new Uint8Array(out.buffer);
+  if (settings.stores === undefined) {
+    check(lib.drover_region_open(bytesOfText(ssd.path), given, result), "open a region on", ssd.path);
+  } else {
+    const { bytes, count, strings } = bytesOfStores(settings.stores);
+    check(lib.drover_region_open_stores(bytes, count, given, result), "open a region on", ssd.path);
+    strings.release();
+  }
   return new LoadedRegion(lib, { handle: out[0] ?? 0n, size: settings.size, path: ssd.path, owned: true });
 }
 
@@ -231,6 +240,72 @@ class LoadedRegion implements NativeRegion {
       this.#lib.drover_region_reset(pointer, BigInt(span.first), BigInt(span.count)),
       "reset pages of",
     );
+  }
+
+  places(span: PageSpan, into: Uint8Array<ArrayBuffer>): void {
+    const pointer = this.#use("ask");
+    if (into.length < span.count) {
+      throw new RangeError(`Cannot tell the places of ${span.count} pages in ${into.length} bytes`);
+    }
+    const rc = this.#lib.drover_region_places(pointer, BigInt(span.first), BigInt(span.count), into);
+    this.#check(rc, "find the pages of");
+  }
+
+  async move(pages: BigUint64Array<ArrayBuffer>, store: number): Promise<number> {
+    let there = 0;
+    for (let at = 0; at < pages.length; at += batchMax) {
+      const batch = pages.slice(at, at + batchMax);
+      const pointer = this.#use("move");
+      const rc = await this.#lib.drover_region_move_async(
+        pointer,
+        bytesOf(batch),
+        BigInt(batch.length),
+        store,
+      );
+      there += this.#check(rc, "move pages of");
+    }
+    return there;
+  }
+
+  moveNow(pages: BigUint64Array<ArrayBuffer>, store: number): number {
+    const pointer = this.#use("move");
+    const rc = this.#lib.drover_region_move(pointer, bytesOf(pages), BigInt(pages.length), store);
+    return this.#check(rc, "move pages of");
+  }
+
+  async mend(span: PageSpan): Promise<number> {
+    const pointer = this.#use("mend");
+    const rc = await this.#lib.drover_region_mend_async(pointer, BigInt(span.first), BigInt(span.count));
+    return this.#check(rc, "copy pages of");
+  }
+
+  mendNow(span: PageSpan): number {
+    const pointer = this.#use("mend");
+    return this.#check(
+      this.#lib.drover_region_mend(pointer, BigInt(span.first), BigInt(span.count)),
+      "copy pages of",
+    );
+  }
+
+  async retire(store: number, options: { lost: boolean; limit: number }): Promise<number> {
+    const pointer = this.#use("take a store from");
+    const flags = options.lost ? retireLost : 0;
+    const rc = await this.#lib.drover_region_retire_async(pointer, store, flags, BigInt(options.limit));
+    return this.#check(rc, `take store ${store} from`);
+  }
+
+  async addStore(store: StoreSettings): Promise<number> {
+    const pointer = this.#use("add a store to");
+    const { bytes, strings } = bytesOfStores([store]);
+    const rc = await this.#lib.drover_region_add_store_async(pointer, bytes);
+    strings.release();
+    return this.#check(rc, `add a store at "${store.path}" to`);
+  }
+
+  stores(): StoreStatus[] {
+    const room = new Uint8Array(storesMax * storeStats.structSize);
+    const count = this.#lib.drover_region_stores(this.#use("ask"), room, storesMax);
+    return statusOfStores(room, this.#check(count, "read the stores of"));
   }
 
   stats(): RegionStats {

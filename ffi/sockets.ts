@@ -25,6 +25,8 @@ export interface Sockets {
   tuneListener(local: SocketAddress): boolean;
   /** Ends the connection between `local` and `remote` in both directions, at once. */
   abort(local: SocketAddress, remote: SocketAddress): boolean;
+  /** The descriptor of that connection; it stays Deno's. Null when there is none. */
+  find(local: SocketAddress, remote: SocketAddress): number | null;
 }
 
 const afInet = 2;
@@ -66,6 +68,10 @@ export function openSockets(): Sockets {
     }
     return null;
   };
+  const findConnection = (local: SocketAddress, remote: SocketAddress): number | null => {
+    const [near, far] = [addressText(local), addressText(remote)];
+    return find((fd) => nameOf(libc.getpeername, fd) === far && nameOf(libc.getsockname, fd) === near);
+  };
   const isListening = (descriptor: number): boolean => {
     const value = new Int32Array(1);
     size[0] = 4;
@@ -89,12 +95,10 @@ export function openSockets(): Sockets {
       );
     },
     abort(local: SocketAddress, remote: SocketAddress): boolean {
-      const [near, far] = [addressText(local), addressText(remote)];
-      const descriptor = find((fd) =>
-        nameOf(libc.getpeername, fd) === far && nameOf(libc.getsockname, fd) === near
-      );
+      const descriptor = findConnection(local, remote);
       return descriptor !== null && libc.shutdown(descriptor, shutRdwr) === 0;
     },
+    find: findConnection,
   };
 }
 

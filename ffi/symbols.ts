@@ -30,8 +30,20 @@ export const symbols = {
   drover_close: { parameters: ["i32"], result: "i32" },
   // int64_t drover_pread(int fd, void *buffer, size_t size, int64_t offset);
   drover_pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "i64" },
+  drover_pread_async: {
+    name: "drover_pread",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "i64",
+    nonblocking: true,
+  },
   // int64_t drover_pwrite(int fd, const void *buffer, size_t size, int64_t offset);
   drover_pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "i64" },
+  drover_pwrite_async: {
+    name: "drover_pwrite",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "i64",
+    nonblocking: true,
+  },
   // int drover_ftruncate(int fd, int64_t size);
   drover_ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   // int drover_punch(int fd, int64_t offset, int64_t size);
@@ -103,6 +115,12 @@ export const symbols = {
   drover_overlay_mount: { parameters: ["buffer", "u32", "buffer", "buffer", "buffer", "u32"], result: "i32" },
   // int drover_unmount(const char *target, int detach);
   drover_unmount: { parameters: ["buffer", "i32"], result: "i32" },
+  drover_unmount_async: {
+    name: "drover_unmount",
+    parameters: ["buffer", "i32"],
+    result: "i32",
+    nonblocking: true,
+  },
   // int drover_remount(const char *target, int read_only);
   drover_remount: { parameters: ["buffer", "i32"], result: "i32" },
 
@@ -177,6 +195,9 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+  // int drover_region_open_stores(const struct drover_store_options *stores, uint32_t count,
+  // const struct drover_region_options *options, struct drover_region **out);
+  drover_region_open_stores: { parameters: ["buffer", "u32", "buffer", "buffer"], result: "i32" },
   // int drover_region_close(struct drover_region *region);
   drover_region_close: { parameters: ["pointer"], result: "i32" },
   drover_region_close_async: {
@@ -247,10 +268,72 @@ export const symbols = {
   drover_region_poison: { parameters: ["pointer", "u64", "u64"], result: "i32" },
   // int drover_region_reset(struct drover_region *region, uint64_t first, uint64_t count);
   drover_region_reset: { parameters: ["pointer", "u64", "u64"], result: "i32" },
+  // int drover_region_places(struct drover_region *region, uint64_t first, uint64_t count, uint8_t *out);
+  drover_region_places: { parameters: ["pointer", "u64", "u64", "buffer"], result: "i32" },
+  // int64_t drover_region_move(struct drover_region *region, const uint64_t *pages, size_t count, uint32_t store);
+  drover_region_move: { parameters: ["pointer", "buffer", "usize", "u32"], result: "i64" },
+  drover_region_move_async: {
+    name: "drover_region_move",
+    parameters: ["pointer", "buffer", "usize", "u32"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int64_t drover_region_mend(struct drover_region *region, uint64_t first, uint64_t count);
+  drover_region_mend: { parameters: ["pointer", "u64", "u64"], result: "i64" },
+  drover_region_mend_async: {
+    name: "drover_region_mend",
+    parameters: ["pointer", "u64", "u64"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int64_t drover_region_retire(struct drover_region *region, uint32_t store, uint32_t flags, uint64_t limit);
+  drover_region_retire_async: {
+    name: "drover_region_retire",
+    parameters: ["pointer", "u32", "u32", "u64"],
+    result: "i64",
+    nonblocking: true,
+  },
+  // int drover_region_add_store(struct drover_region *region, const struct drover_store_options *store);
+  drover_region_add_store_async: {
+    name: "drover_region_add_store",
+    parameters: ["pointer", "buffer"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int drover_region_stores(struct drover_region *region, struct drover_store_stats *out, uint32_t count);
+  drover_region_stores: { parameters: ["pointer", "buffer", "u32"], result: "i32" },
   // int drover_region_stats(struct drover_region *region, struct drover_region_stats *out);
   drover_region_stats: { parameters: ["pointer", "buffer"], result: "i32" },
   // int drover_region_events(struct drover_region *region, struct drover_region_event *events, size_t count);
   drover_region_events: { parameters: ["pointer", "buffer", "usize"], result: "i32" },
+
+  // int drover_donor_open(const char *address, uint32_t port, struct drover_donor **out);
+  drover_donor_open: { parameters: ["buffer", "u32", "buffer"], result: "i32" },
+  // int drover_donor_port(struct drover_donor *donor);
+  drover_donor_port: { parameters: ["pointer"], result: "i32" },
+  // int drover_donor_lend(struct drover_donor *donor, const uint8_t *ticket, void *memory, uint64_t size);
+  drover_donor_lend_async: {
+    name: "drover_donor_lend",
+    parameters: ["pointer", "buffer", "buffer", "u64"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int drover_donor_revoke(struct drover_donor *donor, const uint8_t *ticket);
+  drover_donor_revoke_async: {
+    name: "drover_donor_revoke",
+    parameters: ["pointer", "buffer"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int drover_donor_stats(struct drover_donor *donor, struct drover_donor_stats *out);
+  drover_donor_stats: { parameters: ["pointer", "buffer"], result: "i32" },
+  // int drover_donor_close(struct drover_donor *donor);
+  drover_donor_close_async: {
+    name: "drover_donor_close",
+    parameters: ["pointer"],
+    result: "i32",
+    nonblocking: true,
+  },
 
   // int drover_bench_fill(void *memory, uint64_t size, uint8_t *versions);
   drover_bench_fill_async: {
@@ -274,6 +357,33 @@ export const symbols = {
     result: "i32",
     nonblocking: true,
   },
+
+  // int drover_fuse_open(const char *target, const char *source, const struct drover_fuse_options *options,
+  //                      struct drover_fuse **out);
+  drover_fuse_open_async: {
+    name: "drover_fuse_open",
+    parameters: ["buffer", "buffer", "buffer", "buffer"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // uint64_t drover_fuse_room(struct drover_fuse *fuse);
+  drover_fuse_room: { parameters: ["pointer"], result: "u64" },
+  // int drover_fuse_wait(struct drover_fuse *fuse, struct drover_fuse_request *requests, uint32_t count,
+  //                      uint32_t spin_us, uint32_t timeout_ms);
+  drover_fuse_wait: { parameters: ["pointer", "buffer", "u32", "u32", "u32"], result: "i32" },
+  drover_fuse_wait_async: {
+    name: "drover_fuse_wait",
+    parameters: ["pointer", "buffer", "u32", "u32", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  // int drover_fuse_reply(struct drover_fuse *fuse, uint32_t slot, int32_t error, const void *data,
+  //                       uint32_t size);
+  drover_fuse_reply: { parameters: ["pointer", "u32", "i32", "buffer", "u32"], result: "i32" },
+  // int drover_fuse_stats(struct drover_fuse *fuse, struct drover_fuse_stats *out);
+  drover_fuse_stats: { parameters: ["pointer", "buffer"], result: "i32" },
+  // int drover_fuse_close(struct drover_fuse *fuse);
+  drover_fuse_close: { parameters: ["pointer"], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The functions as Deno hands them out. */

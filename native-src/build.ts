@@ -3,8 +3,8 @@
  *
  *     deno run --allow-all native-src/build.ts [--force] [--quiet]
  *
- * The stamp build/libdrover.stamp holds the hash of everything that went in: sources, flags, compiler and
- * libzstd.a. The library is linked under another name and renamed, so that a process which has the old one mapped
+ * The stamp build/libdrover.stamp holds the hash of everything that went in: sources, flags, compiler,
+ * libzstd.a and libsodium.a. The library is linked under another name and renamed, so that a process which has the old one mapped
  * keeps it, and an interrupted build leaves no half of one.
  *
  * @module
@@ -24,15 +24,29 @@ const sources = [
   "region.c",
   "page.c",
   "store_file.c",
+  "store_nbd.c",
+  "store_nbd_dial.c",
+  "store_nbd_wire.c",
+  "slots.c",
+  "tiers_place.c",
+  "store_tiers.c",
+  "store_seal.c",
+  "stores.c",
+  "moves.c",
   "fetch.c",
   "evict.c",
   "serve.c",
   "fault.c",
   "range.c",
   "harvest.c",
+  "verbs.c",
+  "store_verbs.c",
+  "donor.c",
   "bench.c",
+  "fuse.c",
+  "fuse_mount.c",
 ];
-const headers = ["drover.h", "internal.h", "region.h", "libdrover.map"];
+const headers = ["drover.h", "internal.h", "region.h", "tiers.h", "store_nbd.h", "verbs.h", "libdrover.map"];
 
 /** The warnings that a C file must be free of; tests/native compiles with the same. */
 export const warningFlags: readonly string[] = [
@@ -69,6 +83,7 @@ async function run(command: string, args: string[]): Promise<string> {
 function explain(command: string, message: string): string {
   const needs: [RegExp, string][] = [
     [/zstd(_errors)?\.h: No such file|cannot find .*libzstd\.a|libzstd\.a: No such file/, "libzstd-dev"],
+    [/sodium\.h: No such file|libsodium\.a: No such file/, "libsodium-dev"],
     [/linux\/\w+\.h: No such file/, "linux-libc-dev"],
     [/\w+\.h: No such file|cannot find (crti\.o|-lc\b)/, "libc6-dev"],
   ];
@@ -93,11 +108,11 @@ async function findCompiler(): Promise<{ name: string; version: string }> {
   );
 }
 
-/** `libzstd.a` as the compiler finds it; it answers with the bare name when there is none. */
-async function findZstd(compiler: string): Promise<string> {
-  const path = (await run(compiler, ["-print-file-name=libzstd.a"])).trim();
+/** A static library as the compiler finds it; it answers with the bare name when there is none. */
+async function findArchive(compiler: string, name: string): Promise<string> {
+  const path = (await run(compiler, [`-print-file-name=${name}.a`])).trim();
   if (!path.includes("/")) {
-    throw new BuildError("Cannot find libzstd.a; type: apt-get install libzstd-dev");
+    throw new BuildError(`Cannot find ${name}.a; type: apt-get install ${name}-dev`);
   }
   return path;
 }
@@ -114,13 +129,16 @@ export async function buildNative(options: { force: boolean }): Promise<{ built:
   const stampPath = new URL("libdrover.stamp", outDirectory);
 
   const compiler = await findCompiler();
-  const zstd = await findZstd(compiler.name);
+  const archives = [
+    await findArchive(compiler.name, "libzstd"),
+    await findArchive(compiler.name, "libsodium"),
+  ];
   const hash = createHash("sha256");
   for (const part of [compiler.name, compiler.version, ...compileFlags, ...linkFlags]) {
     hash.update(part + "\0");
   }
   const inputs: (string | URL)[] = [...headers, ...sources].map((name) => new URL(name, here));
-  for (const input of [...inputs, zstd]) {
+  for (const input of [...inputs, ...archives]) {
     hash.update(createHash("sha256").update(await Deno.readFile(input)).digest());
   }
   const stamp = hash.digest("hex") + "\n";
@@ -140,7 +158,7 @@ export async function buildNative(options: { force: boolean }): Promise<{ built:
       "-o",
       temporary,
       ...sources.map((name) => sourceDirectory + name),
-      zstd,
+      ...archives,
       "-lm",
       "-ldl",
       "-pthread",

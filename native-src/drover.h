@@ -434,6 +434,50 @@ struct drover_region_options {
 	uint32_t evict_batch; /* pages per eviction; 0 is the default, 16; at most DROVER_REGION_BATCH_MAX */
 	uint32_t read_around; /* pages per fault, a power of two up to 16; 0 is 1 */
 	uint32_t contexts;    /* how many threads may fetch at once, 1 to 64; 0 is 8 */
+	uint32_t copies;      /* of a page at donors, 1 or 2; 0 is 1. Only of a region with several stores */
+	uint32_t reserved;    /* 0 */
+};
+
+/* kind of struct drover_store_options: what sort of place cold pages have. */
+#define DROVER_STORE_FILE 0u  /* a file or block device */
+#define DROVER_STORE_NBD 1u   /* a donor's memory, over TCP */
+#define DROVER_STORE_VERBS 2u /* a donor's registered memory, by RDMA */
+
+/* flags of struct drover_store_options. */
+#define DROVER_STORE_SEALED 1u /* what leaves is encrypted, and what comes back is believed only if it is that */
+
+/* The most stores of one region. */
+#define DROVER_STORES_MAX 8u
+
+/* state of struct drover_store_stats. */
+#define DROVER_STORE_UP 0u
+#define DROVER_STORE_DOWN 1u     /* it failed; it is asked again from time to time */
+#define DROVER_STORE_RETIRING 2u /* its pages are moving away; nothing new goes there */
+#define DROVER_STORE_GONE 3u     /* it holds nothing any more and is not asked again */
+
+/* One place for cold pages. The strings are read during the call only. */
+struct drover_store_options {
+	const char *path;       /* FILE: as drover_region_open() says. Else the donor's numeric IPv4 or IPv6 address */
+	const char *name;       /* FILE: NULL. NBD: the export's name. VERBS: the ticket */
+	uint64_t size;          /* bytes lent, a multiple of DROVER_PAGE_SIZE; FILE: 0 is the region's size */
+	uint64_t timeout_nanos; /* of one request; 0 is the default, 5 seconds. FILE: unused */
+	uint32_t kind;          /* DROVER_STORE_… */
+	uint32_t port;          /* NBD, VERBS: 1 to 65535 */
+	uint32_t flags;         /* DROVER_STORE_SEALED */
+	uint32_t reserved;      /* 0 */
+};
+
+/* One store of a region, as it is now. */
+struct drover_store_stats {
+	uint64_t slots;         /* pages that it can hold */
+	uint64_t used;          /* of them, in use */
+	uint64_t reads;         /* pages */
+	uint64_t writes;        /* pages */
+	uint64_t errors;        /* requests that failed */
+	uint64_t refused;       /* copies that were not what had been written, and were not believed */
+	uint64_t latency_nanos; /* of a small read, smoothed; 0 before the first */
+	uint32_t kind;          /* DROVER_STORE_FILE … */
+	uint32_t state;         /* DROVER_STORE_UP … */
 };
 
 /* What drover_region_sample() says of a page in the low four bits; the high four are its heat, 0 to 15. */
@@ -513,6 +557,8 @@ struct drover_region_control {
 #define DROVER_EVENT_POISONED 6u /* somebody touched a POISON page and got SIGBUS */
 #define DROVER_EVENT_LOST 7u     /* the memory was taken away behind our back (madvise); the page is POISON */
 #define DROVER_EVENT_KERNEL 8u   /* userfaultfd refused; the toucher got SIGBUS */
+#define DROVER_EVENT_STORE_DOWN 9u /* a store failed; `page` is its number. Its pages come from other copies */
+#define DROVER_EVENT_STORE_UP 10u  /* it answers again */
 
 struct drover_region_event {
 	uint64_t page;
@@ -532,6 +578,17 @@ struct drover_region_event {
  */
 DROVER_API int drover_region_open(const char *ssd_path, const struct drover_region_options *options,
 				  struct drover_region **out);
+
+/*
+ * The same over `count` stores. At most one FILE, and it holds every page, so that its size is at least the region's; any
+ * other store is a donor, a second FILE too, and may be of any size. With the file first, a page that leaves RAM goes to
+ * the file, and to donors only by drover_region_move(). With donors first it goes to `copies` donors at once, and to
+ * the file too unless `copies` is 2 and there were two with room. Reads come from the copy that answers fastest, and from the next
+ * one when it fails. Without a file the donors must have room for `copies` times the region, else -ENOSPC.
+ * Errors as above, and -EOPNOTSUPP for a kind of store that this library was built without; what connecting to a donor says.
+ */
+DROVER_API int drover_region_open_stores(const struct drover_store_options *stores, uint32_t count,
+					 const struct drover_region_options *options, struct drover_region **out);
 
 /*
  * Gives memory and file back. Writes nothing. Waits until calls and faults in other threads are done, which is
@@ -607,10 +664,90 @@ DROVER_API int drover_region_poison(struct drover_region *region, uint64_t first
 /* Makes pages zero again, POISON ones too, and frees what they held. -EBUSY when one is pinned; then none is changed. */
 DROVER_API int drover_region_reset(struct drover_region *region, uint64_t first, uint64_t count);
 
+/* One byte per page of the range: bit n says that store n has a copy. It may be old while the page is in RAM. */
+DROVER_API int drover_region_places(struct drover_region *region, uint64_t first, uint64_t count, uint8_t *out);
+
+/*
+ * Copies the cold ones among `pages` to a store, and gives back their slots where they need none any more: all at donors when
+ * it is the file, those above `copies` when it is a donor. Returns how many are there now. A touch meanwhile waits
+ * for its page, as long as a read and a write take. At most 2^20 pages. -EINVAL for a region with one store.
+ */
+DROVER_API int64_t drover_region_move(struct drover_region *region, const uint64_t *pages, size_t count, uint32_t store);
+
+/*
+ * Makes missing copies of the cold pages of a range, at most 256 of them, and asks stores that are down whether they answer
+ * again. Pages in RAM that have too few are written when they leave. Returns how many cold pages of the range still have
+ * fewer copies than they should and could have.
+ */
+DROVER_API int64_t drover_region_mend(struct drover_region *region, uint64_t first, uint64_t count);
+
+#define DROVER_RETIRE_LOST 1u /* it has lost everything: do not try to read from it */
+
+/*
+ * Moves all that a donor holds elsewhere, `limit` pages in one call; nothing new goes there from the first call on. Returns how many
+ * pages it still holds; at 0 it is GONE, and its place can be taken by another one. What has no other copy and no other room
+ * stays there. -EINVAL for the file.
+ */
+DROVER_API int64_t drover_region_retire(struct drover_region *region, uint32_t store, uint32_t flags, uint64_t limit);
+
+/* One more donor, in the place of one that is GONE if there is such; returns its number. -EMFILE above DROVER_STORES_MAX. */
+DROVER_API int drover_region_add_store(struct drover_region *region, const struct drover_store_options *store);
+
+/* Fills `out` for the first `count` stores; returns how many there are. */
+DROVER_API int drover_region_stores(struct drover_region *region, struct drover_store_stats *out, uint32_t count);
+
 DROVER_API int drover_region_stats(struct drover_region *region, struct drover_region_stats *out);
 
 /* Takes up to `count` of the oldest events; returns how many. The ring holds 256; newer ones are lost and counted. */
 DROVER_API int drover_region_events(struct drover_region *region, struct drover_region_event *events, size_t count);
+
+/* -- lending memory by RDMA (donor.c) --------------------------------------------------------------------- */
+
+/* 32 random bytes that name a lease to whoever may use it; the borrower has them as 64 hexadecimal digits. */
+#define DROVER_TICKET_SIZE 32u
+
+#define DROVER_DONOR_LEASES_MAX 1024u
+#define DROVER_DONOR_LINKS_MAX 4096u
+#define DROVER_DONOR_LINKS_PER_LEASE_MAX 80u
+
+struct drover_donor_stats {
+	uint64_t lent_bytes; /* gauge */
+	uint64_t accepted;   /* connections since it was opened */
+	uint64_t refused;    /* attempts: no such ticket, too many, not a borrower */
+	uint32_t leases;     /* gauge */
+	uint32_t links;      /* gauge: connections now */
+};
+
+struct drover_donor;
+
+/*
+ * Listens for borrowers on an RDMA adapter, in a thread of its own: `address` is a numeric IPv4 or IPv6 address of
+ * the adapter, or 0.0.0.0 or :: for all of them; `port` 0 takes a free one. -EOPNOTSUPP without libibverbs and
+ * librdmacm, -ENODEV without an adapter at that address, -EACCES without the right to use it, -EADDRINUSE.
+ * The caller closes *out with drover_donor_close().
+ */
+DROVER_API int drover_donor_open(const char *address, uint32_t port, struct drover_donor **out);
+
+/* The port that borrowers dial. */
+DROVER_API int drover_donor_port(struct drover_donor *donor);
+
+/*
+ * Lends `size` bytes (whole pages) to whoever shows this ticket: those at `memory`, which the caller keeps where they are until
+ * drover_donor_revoke() returns, or for NULL memory of the library's own, all zeros. They take RAM, and are pinned, from the
+ * first connection on. -EEXIST when the ticket has a lease already; -EMFILE more than DROVER_DONOR_LEASES_MAX; -ENOMEM.
+ */
+DROVER_API int drover_donor_lend(struct drover_donor *donor, const uint8_t *ticket, void *memory, uint64_t size);
+
+/*
+ * Ends a lease: when this returns, its connections are cut, nobody can reach the memory, and the library's own is the system's again.
+ * -ENOENT when there is none. Takes as long as registering memory on another adapter may take, at most.
+ */
+DROVER_API int drover_donor_revoke(struct drover_donor *donor, const uint8_t *ticket);
+
+DROVER_API int drover_donor_stats(struct drover_donor *donor, struct drover_donor_stats *out);
+
+/* Revokes everything and ends the thread. The handle is gone then. */
+DROVER_API int drover_donor_close(struct drover_donor *donor);
 
 /* -- measuring memory (bench.c) ------------------------------------------------------------------------- */
 
@@ -663,6 +800,96 @@ DROVER_API int drover_bench_touch(struct drover_region *region, void *memory, ui
 
 /* Compares every word with what was written last; writes how many differ. */
 DROVER_API int drover_bench_verify(const void *memory, uint64_t size, const uint8_t *versions, uint64_t *wrong_out);
+
+/* -- a file by FUSE (fuse.c) ----------------------------------------------------------------------------- */
+
+#define DROVER_FUSE_READ_ONLY 1u   /* nobody writes */
+#define DROVER_FUSE_KEEP_CACHE 2u  /* what the page cache holds stays good when the file is opened again */
+#define DROVER_FUSE_ALLOW_OTHER 4u /* other users come as far as `mode` lets them */
+#define DROVER_FUSE_HELPER 8u      /* mounted by fusermount3: no privilege needed */
+
+#define DROVER_FUSE_DATA_MAX (1u << 20)             /* the most bytes of one read or write */
+#define DROVER_FUSE_SLOT_SIZE ((1u << 20) + 4096u)  /* from the data of one slot to that of the next */
+#define DROVER_FUSE_SLOTS_MAX 256u
+#define DROVER_FUSE_TIMEOUT_MS_MAX 3600000u
+
+struct drover_fuse_options {
+	uint64_t size;       /* of the file, which never changes */
+	uint32_t mode;       /* permissions, at most 0777 */
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t flags;      /* DROVER_FUSE_… */
+	uint32_t timeout_ms; /* a request that has no reply by then is answered with EIO; 1 to an hour */
+	uint32_t slots;      /* requests under way at once: 1 to DROVER_FUSE_SLOTS_MAX */
+};
+
+/* op of struct drover_fuse_request */
+#define DROVER_FUSE_READ 1u
+#define DROVER_FUSE_WRITE 2u
+#define DROVER_FUSE_FLUSH 3u
+#define DROVER_FUSE_ZERO 4u  /* the range reads as zeros and keeps its room */
+#define DROVER_FUSE_PUNCH 5u /* the range reads as zeros and gives its room back */
+#define DROVER_FUSE_DATA 6u  /* where data begins, at or behind offset: a 64-bit number, or ENXIO */
+#define DROVER_FUSE_HOLE 7u  /* the same for a hole; the file's end is one */
+
+struct drover_fuse_request {
+	uint64_t offset; /* the range is inside of the file */
+	uint64_t length;
+	uint32_t slot;
+	uint32_t op; /* DROVER_FUSE_… */
+};
+
+struct drover_fuse_stats {
+	uint64_t requests; /* of any kind */
+	uint64_t reads;
+	uint64_t read_bytes;
+	uint64_t writes;
+	uint64_t written_bytes;
+	uint64_t flushes;
+	uint64_t errors;   /* answers that were errors */
+	uint64_t timeouts; /* those for want of a reply */
+	uint64_t late;     /* replies that came after that */
+	uint64_t pending;  /* requests that are under way now */
+};
+
+struct drover_fuse;
+
+/*
+ * Shows a file of options->size bytes at `target`, an absolute path at which there is a regular file, and starts the
+ * thread that serves it. `source` is what the list of mounts shows. With DROVER_FUSE_HELPER it waits for fusermount3,
+ * ten seconds at most, which says on stderr why it does not mount (-EPERM). -EINVAL options that cannot be; -ENOENT no
+ * /dev/fuse, no target or no helper; and what mount(2) says. On failure nothing is mounted. The caller ends it with
+ * drover_unmount(), or its like, and drover_fuse_close().
+ */
+DROVER_API int drover_fuse_open(const char *target, const char *source, const struct drover_fuse_options *options,
+				struct drover_fuse **out);
+
+/* The data of slot 0; that of slot n is n * DROVER_FUSE_SLOT_SIZE behind it. There until close. */
+DROVER_API uint64_t drover_fuse_room(struct drover_fuse *fuse);
+
+/*
+ * Takes up to `count` requests; each of them wants a drover_fuse_reply(). Looks for spin_us microseconds (at most
+ * 1000), then sleeps for timeout_ms. 0 when there are none; -ENODEV when there will be no more: it is unmounted.
+ */
+DROVER_API int drover_fuse_wait(struct drover_fuse *fuse, struct drover_fuse_request *requests, uint32_t count,
+				uint32_t spin_us, uint32_t timeout_ms);
+
+/*
+ * Ends a request and gives its slot back: with `error` (a positive errno), or with `size` bytes of `data` (NULL for the
+ * slot's own room): what was to be read, eight bytes for DATA and HOLE, else none. -ETIMEDOUT when EIO was answered
+ * before; the slot is given back all the same. -EINVAL for a slot that is not taken, or another size; nothing is done.
+ */
+DROVER_API int drover_fuse_reply(struct drover_fuse *fuse, uint32_t slot, int32_t error, const void *data,
+				 uint32_t size);
+
+DROVER_API int drover_fuse_stats(struct drover_fuse *fuse, struct drover_fuse_stats *out);
+
+/*
+ * Ends the thread and the connection: what is still mounted answers ENOTCONN from now on. Returns how many taken slots
+ * have had no reply; if there are any, their room stays readable for ever, because its takers may still use it.
+ * No other call may be under way but a drover_fuse_wait(), which ends first with -ENODEV and must have returned.
+ */
+DROVER_API int drover_fuse_close(struct drover_fuse *fuse);
 
 #ifdef __cplusplus
 }

@@ -21,6 +21,9 @@
 /* The hand moves by this many pages for one thread at a time. */
 #define HAND_STEP 64u
 
+/* A context's slice is counted in parts of a page: it grows by one part, and shrinks by half. */
+#define SLICE_PAGE 8u
+
 /* What becomes of a victim in demote(). */
 enum fate {
 	BACK = 0,    /* stays mapped */
@@ -128,7 +131,9 @@ uint32_t evict_some(struct drover_region *region, struct context *context, uint3
 	uint32_t found = 0;
 
 	want = want < BATCH_MAX ? want : BATCH_MAX;
-	while (found < want && *budget > 0) {
+	/* Neighbours cost little more than one of them. */
+	while (*budget > 0 && (found < want || (found < BATCH_MAX && context->hand != context->hand_end &&
+						context->hand == context->victims[found - 1] + 1))) {
 		uint64_t page;
 		uint32_t word;
 
@@ -157,6 +162,23 @@ uint32_t evict_some(struct drover_region *region, struct context *context, uint3
 		return 0;
 	sort_victims(context, found);
 	return demote(region, context, found, 0);
+}
+
+void evict_meanwhile(struct drover_region *region, struct context *context, uint32_t id, uint32_t least)
+{
+	const struct operation *operation = &context->operations[id];
+	uint64_t began = operation->started, budget = 16384;
+	uint32_t most = region_batch(region) * SLICE_PAGE, slice = context->slice;
+
+	if (!wants_eviction(region))
+		return;
+	slice = slice == 0 || slice > most ? most : slice;
+	evict_some(region, context, slice / SLICE_PAGE > least ? slice / SLICE_PAGE : least, &budget);
+	context_reap(region, context, 0);
+	if (operation->kind == READ && operation->started == began)
+		context->slice = slice + 1;
+	else
+		context->slice = slice / 2 > SLICE_PAGE ? slice / 2 : SLICE_PAGE;
 }
 
 /* -- demotion --------------------------------------------------------------------------------------------- */
@@ -216,8 +238,10 @@ static uint32_t drop_all(struct drover_region *region, struct context *context, 
 
 		if (context->fates[i] != fate)
 			continue;
-		if (fate == ZERO)
+		if (fate == ZERO) {
 			region->hashes[page] = 0;
+			store_forget(region, page);
+		}
 		publish(region, page, stamped(region, context->words[i]), fate == ZERO ? DROVER_PAGE_EMPTY : DROVER_PAGE_COLD);
 	}
 	count(&region->control->stats.evicted_clean, dropped);

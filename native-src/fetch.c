@@ -312,6 +312,17 @@ static void finish_flush(struct drover_region *region, struct context *context, 
 	}
 }
 
+void finish_move(struct drover_region *region, struct context *context, const struct operation *operation, int32_t got)
+{
+	for (uint32_t i = 0; i < operation->count; i++) {
+		uint64_t page = operation->page + i;
+
+		if (got < 0)
+			context->failures++;
+		publish(region, page, word_at(region, page), DROVER_PAGE_COLD);
+	}
+}
+
 static void finish(struct drover_region *region, struct context *context, const struct completion *completion,
 		   uint32_t *drop_count)
 {
@@ -332,6 +343,9 @@ static void finish(struct drover_region *region, struct context *context, const 
 		break;
 	case FLUSH:
 		finish_flush(region, context, &operation, ok, error);
+		break;
+	case MOVE:
+		finish_move(region, context, &operation, completion->result);
 		break;
 	default: /* given up long ago */
 		break;
@@ -377,6 +391,15 @@ static void expire(struct drover_region *region, struct context *context)
 	}
 }
 
+/*
+ * A spinning thread that did not run for so long has lost its processor to others. Who spins uses its share up and waits
+ * for whole slices of the others' time (4 ms); who blocks is let in at once. So it blocks for some reads then, for
+ * twice as many each time it happens again soon.
+ */
+#define STOLEN_NANOS 300000u
+#define PENALTY_MIN 32u
+#define PENALTY_MAX 4096u
+
 /* One look at the ring: spins until `spin_until`, blocks from then on. */
 static void wait_step(struct drover_region *region, struct context *context, uint64_t spin_until)
 {
@@ -393,11 +416,27 @@ static void wait_step(struct drover_region *region, struct context *context, uin
 void context_wait(struct drover_region *region, struct context *context, uint32_t id, uint64_t started)
 {
 	const struct operation *operation = &context->operations[id];
-	uint64_t began = operation->started;
+	uint64_t began = operation->started, last = now();
 	uint64_t spin_until = started + knob(&region->control->spin_us) * 1000ull;
 
-	while (operation->kind == READ && operation->started == began)
+	if (context->crowded > 0) {
+		context->crowded--;
+		spin_until = 0;
+	} else {
+		context->penalty -= (context->penalty + 63) / 64;
+	}
+	while (operation->kind == READ && operation->started == began) {
+		uint64_t time;
+
 		wait_step(region, context, spin_until);
+		time = now();
+		if (last < spin_until && time - last > STOLEN_NANOS) {
+			context->penalty = context->penalty < PENALTY_MAX ? 2 * context->penalty + PENALTY_MIN : PENALTY_MAX;
+			context->crowded = context->penalty;
+			spin_until = 0;
+		}
+		last = time;
+	}
 }
 
 void context_wait_reads(struct drover_region *region, struct context *context)

@@ -1,9 +1,10 @@
 /*
  * internal.h - what the files of libdrover.so share and nobody else sees.
  *
- * There are no locks in this library, and no threads but the fault threads of regions (fault.c). Shared state: the pool
- * of zstd contexts (zstd.c), lock-free; two remembered answers "this kernel has no such call" (libc.c); and
- * the regions, whose order of claiming things is at the top of region.h.
+ * There are no locks that a fault could meet, and no threads but the fault threads of regions (fault.c), those that make
+ * RDMA connections (store_verbs.c), donors (donor.c) and FUSE mounts (fuse.c); the last three have a lock each for calls.
+ * Shared state: the pool of zstd contexts (zstd.c), lock-free; two remembered answers "this kernel has no such call"
+ * (libc.c); and the regions, whose order of claiming things is at the top of region.h.
  */
 #ifndef DROVER_INTERNAL_H
 #define DROVER_INTERNAL_H
@@ -28,6 +29,9 @@ _Static_assert(sizeof(struct drover_entry) == 88, "struct drover_entry crosses t
 _Static_assert(sizeof(struct drover_xattr) == 16, "struct drover_xattr crosses the border");
 _Static_assert(sizeof(struct drover_statfs) == 24, "struct drover_statfs crosses the border");
 _Static_assert(sizeof(struct drover_identity) == 16, "struct drover_identity crosses the border");
+_Static_assert(sizeof(struct drover_fuse_options) == 32, "struct drover_fuse_options crosses the border");
+_Static_assert(sizeof(struct drover_fuse_request) == 24, "struct drover_fuse_request crosses the border");
+_Static_assert(sizeof(struct drover_fuse_stats) == 80, "struct drover_fuse_stats crosses the border");
 
 /* System calls are numbered alike on x86-64 and arm64 from 424 on; older headers lack the names. */
 #ifndef SYS_move_mount
@@ -83,6 +87,9 @@ static inline size_t align8(size_t size)
  *   POISON          reset                               POISON          failed fetch, poison, lost memory
  */
 #define PAGE_MOVES_FROM_BUSY 0x1fbu /* bit n: BUSY may become state n; every state but BUSY may become BUSY */
+
+/* fuse_mount.c: a mounted, nonblocking descriptor of /dev/fuse, or -errno. */
+int fuse_mount(const char *target, const char *source, const struct drover_fuse_options *options);
 
 /* libc.c: statx into our struct; 0 or -errno. */
 int stat_at(int dir, const char *path, int flags, struct drover_stat *out);

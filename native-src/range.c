@@ -583,6 +583,7 @@ static int forget(struct drover_region *region, uint64_t first, uint64_t page_co
 			uint64_t page = first + at + i;
 
 			region->hashes[page] = 0;
+			store_forget(region, page);
 			if (region->written != NULL)
 				atomic_fetch_or(&region->written[page / 64], 1ull << (page % 64));
 			if (state == DROVER_PAGE_POISON)

@@ -5,7 +5,9 @@
  *   fault.c     SIGBUS handler, fault thread              serve.c  one page made present
  *   range.c     pin, populate, prefetch, evict lists ...  fetch.c  reads in flight, their completion, contexts
  *   harvest.c   dirty epochs                              evict.c  clock, demotion, write-back, room under the cap
- *   store_file.c  the file and its rings
+ *   moves.c     copies between stores: move, mend, retire   stores.c, tiers.h  regions with several stores
+ *   store_file.c  the file and its rings              store_nbd*.c  a donor's memory over TCP
+ *   store_verbs.c  a donor's memory by RDMA
  *
  * No function that a fault can reach allocates, takes a lock or calls into libc's stateful parts.
  * A thread claims in this order and never waits for an earlier kind while it holds a later one:
@@ -31,7 +33,7 @@
 #define OPERATIONS 64u	 /* the same */
 #define EVENTS 256u
 #define ENDPOINTS_MAX 64u
-#define STORES_MAX 8u
+#define STORES_MAX 17u /* one that is made of DROVER_STORES_MAX others, each of which may wrap one */
 
 /* A read that takes longer is given up and its page poisoned; it keeps its buffer until it comes back, if ever. */
 #define DEVICE_NANOS_MAX 30000000000ull
@@ -63,7 +65,7 @@
 #define STAMP_SHIFT 21
 #define STAMP_MASK (0x7ffu << STAMP_SHIFT)
 
-enum operation_kind { FREE = 0, READ, WRITE, FLUSH, ABANDONED };
+enum operation_kind { FREE = 0, READ, WRITE, FLUSH, ABANDONED, MOVE };
 
 /* One request in flight: `count` neighbouring pages. */
 struct operation {
@@ -73,7 +75,7 @@ struct operation {
 	uint16_t buffer; /* first page in the context's buffer; unused for WRITE */
 	uint8_t kind;	 /* enum operation_kind */
 	uint8_t writable; /* READ: map without write protection */
-	uint8_t demand;	 /* READ: which page of them was touched; 255 for none */
+	uint8_t demand;	 /* READ: which page of them was touched; 255 for none. MOVE: the store it goes to */
 	uint8_t trace;	 /* READ: DROVER_TRACE_… of that page */
 };
 
@@ -93,7 +95,10 @@ struct context {
 	uint64_t operation_free;
 	struct operation operations[OPERATIONS];
 	uint32_t reads;	    /* operations of them that are READ */
-	uint64_t failures;  /* failed FLUSH pages since the caller set it to 0 */
+	uint64_t failures;  /* failed FLUSH and MOVE pages since the caller set it to 0 */
+	uint32_t slice;	    /* how much is evicted while a read flies, in parts of a page; 0: not known yet */
+	uint32_t crowded;   /* so many reads are waited for without spinning, as other threads want the processor */
+	uint32_t penalty;   /* ... and so many it was lately, less those that went well since */
 	uint64_t hand, hand_end; /* the clock's pages that this context took and has not looked at */
 	/* scratch of an eviction */
 	uint64_t victims[BATCH_MAX];
@@ -121,7 +126,13 @@ struct store_calls {
 	uint32_t (*reap)(struct store *store, struct context *context, uint64_t nanos, struct completion *out, uint32_t count);
 	/* What poll(2) can wait on for the next completion; -1: reap() never waits. NULL is -1. */
 	int (*wait_fd)(struct store *store, struct context *context);
+	/* The content of a page is not needed any more; the caller has it BUSY. NULL where that changes nothing. */
+	void (*forget)(struct store *store, uint64_t page);
 	void (*close)(struct store *store);
+	/* The content of these bytes no longer matters: like queue(), result `size`. NULL: nothing would come of it. */
+	void (*discard)(struct store *store, struct context *context, uint32_t id, uint32_t size, uint64_t offset);
+	/* Now and then, whether or not something is in flight: what no request should have to wait for. May be NULL. */
+	void (*tend)(struct store *store, struct context *context);
 };
 struct store {
 	const struct store_calls *calls;
@@ -218,6 +229,13 @@ static inline uint32_t knob(const uint32_t *field)
 	return __atomic_load_n(field, __ATOMIC_RELAXED);
 }
 
+/* What the store has of a BUSY page is not needed any more. */
+static inline void store_forget(struct drover_region *region, uint64_t page)
+{
+	if (region->store.calls->forget != NULL)
+		region->store.calls->forget(&region->store, page);
+}
+
 /* -- region.c --------------------------------------------------------------------------------------------- */
 
 /* Opens over `store`, which the region then owns; drover_region_open() with the file already open. */
@@ -279,6 +297,25 @@ uint64_t page_hash(const struct drover_region *region, uint64_t page, uint64_t c
 
 int store_file_open(const char *path, uint64_t size, uint32_t flags, struct store *out);
 
+/* -- store_nbd.c ----------------------------------------------------------------------------------------------- */
+
+/*
+ * Connects once, so that a wrong address, ticket or size is told here; waits up to the time-out. -EINVAL: options or
+ * block sizes that cannot be; -ENOENT, -EACCES: no such export, or not for us; -EROFS, -ENOSPC: it is read-only or
+ * smaller than `size`; -EPROTO: no NBD server; -ETIMEDOUT and what connect(2) says.
+ */
+int store_nbd_open(const struct drover_store_options *options, struct store *out);
+
+/* -- store_verbs.c ----------------------------------------------------------------------------------------------- */
+
+/*
+ * A donor's registered memory by RDMA. Each context connects when it is attached, and that says what is wrong: -EACCES no such ticket,
+ * -ECONNREFUSED no donor there, -EBUSY too many connections, -ENOMEM the donor cannot register it, -ENOSPC it lends less than `size`,
+ * -ETIMEDOUT, -EHOSTUNREACH. From here: -EOPNOTSUPP without libibverbs and librdmacm, -ENODEV without an adapter, -EACCES
+ * without the right to it, -EINVAL.
+ */
+int store_verbs_open(const struct drover_store_options *options, struct store *out);
+
 /* -- fetch.c ---------------------------------------------------------------------------------------------- */
 
 int contexts_open(struct drover_region *region);
@@ -311,6 +348,9 @@ void context_wait(struct drover_region *region, struct context *context, uint32_
 /* The same until no read is in flight there. */
 void context_wait_reads(struct drover_region *region, struct context *context);
 
+/* Pages that were copied from store to store (moves.c), or could not be, are COLD again. */
+void finish_move(struct drover_region *region, struct context *context, const struct operation *operation, int32_t got);
+
 /* A BUSY page that cannot be had: event, POISON, and its frame is free. */
 void lose(struct drover_region *region, uint64_t page, uint32_t why, int error);
 
@@ -336,6 +376,12 @@ int wants_eviction(struct drover_region *region);
 
 /* Sends up to `want` pages out by the clock's order; looks at `*budget` pages at most. Returns how many. */
 uint32_t evict_some(struct drover_region *region, struct context *context, uint32_t want, uint64_t *budget);
+
+/*
+ * While read `id` flies: evicts if it is time to, `least` pages or more, and as many as have lately left the read
+ * waiting for the device and not for the eviction.
+ */
+void evict_meanwhile(struct drover_region *region, struct context *context, uint32_t id, uint32_t least);
 
 /* Sends out the `count` BUSY pages in context->victims (ascending) with their former words. Returns how many left. */
 int may_leave(uint32_t word);

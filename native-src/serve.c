@@ -115,7 +115,7 @@ static uint64_t read_around(struct drover_region *region, uint64_t page, uint32_
 static int fetch(struct drover_region *region, uint64_t page, uint32_t word, int write, int quiet, uint64_t started)
 {
 	struct context *context = claim(region);
-	uint64_t first, budget = 16384;
+	uint64_t first;
 	uint32_t page_count;
 	int id, rc;
 
@@ -139,8 +139,7 @@ static int fetch(struct drover_region *region, uint64_t page, uint32_t word, int
 	fetch_queue(region, context, (uint32_t)id, first, page_count, write, quiet ? 255 : (uint32_t)(page - first),
 		    write ? DROVER_TRACE_WRITE : DROVER_TRACE_READ);
 	context_submit(region, context);
-	if (wants_eviction(region))
-		evict_some(region, context, region_batch(region), &budget);
+	evict_meanwhile(region, context, (uint32_t)id, page_count);
 	context_wait(region, context, (uint32_t)id, started);
 	release(context);
 	return 0;

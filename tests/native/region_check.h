@@ -54,5 +54,8 @@ void suite_errors(void);
 void suite_faults(void);
 void suite_harvest(void);
 void suite_stress(void);
+void suite_tiers(void);
+void suite_seal(void);
+void suite_moves(void);
 
 #endif

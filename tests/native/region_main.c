@@ -187,6 +187,7 @@ int main(int count, char **arguments)
 	} suites[] = {
 		{ "basic", suite_basic },   { "calls", suite_calls },	  { "errors", suite_errors },
 		{ "faults", suite_faults }, { "harvest", suite_harvest }, { "stress", suite_stress },
+		{ "tiers", suite_tiers },   { "seal", suite_seal },	  { "moves", suite_moves },
 	};
 
 	CHECK_EQUAL(count, 3);

@@ -6,7 +6,8 @@
  * any lock. A monitor holds the kernel's count of present pages against the cap. In the rounds with a failing device
  * a SIGBUS must have left the page POISON; then it is reset and begins again at version 0.
  *
- * DROVER_STRESS_SECONDS is how long in all (default 6), DROVER_STRESS_SEED replays the choices of each thread.
+ * DROVER_STRESS_SECONDS is how long in all (default 6), DROVER_STRESS_ACCESSES how many verified accesses in all if that
+ * takes longer (default 0), DROVER_STRESS_SEED replays the choices of each thread.
  */
 #include "region_check.h"
 
@@ -201,7 +202,7 @@ static void *move_about(void *argument)
 	return NULL;
 }
 
-static void run(struct round *round, const struct way *way, int failing, uint64_t nanos)
+static void run(struct round *round, const struct way *way, int failing, uint64_t nanos, uint64_t least)
 {
 	pthread_t threads[WORKERS + MOVERS];
 	uint64_t end = now() + nanos, at = 0;
@@ -221,7 +222,7 @@ static void run(struct round *round, const struct way *way, int failing, uint64_
 	}
 	for (int i = 0; i < WORKERS + MOVERS; i++)
 		CHECK_EQUAL(pthread_create(&threads[i], NULL, i < WORKERS ? work : move_about, round), 0);
-	while (now() < end) {
+	while (now() < end || atomic_load(&round->accesses) < least) {
 		struct timespec pause = { 0, 20000000 };
 
 		nanosleep(&pause, NULL);
@@ -260,11 +261,12 @@ static void run(struct round *round, const struct way *way, int failing, uint64_
 void suite_stress(void)
 {
 	static struct round round;
-	const char *seconds = getenv("DROVER_STRESS_SECONDS");
+	const char *seconds = getenv("DROVER_STRESS_SECONDS"), *accesses = getenv("DROVER_STRESS_ACCESSES");
 	uint64_t nanos = (seconds ? strtoull(seconds, NULL, 0) : 6) * 1000000000u / ((uint64_t)way_count * 2);
+	uint64_t least = (accesses ? strtoull(accesses, NULL, 0) : 0) / ((uint64_t)way_count * 2);
 
 	for (int i = 0; i < way_count; i++) {
-		run(&round, &ways[i], 0, nanos);
-		run(&round, &ways[i], 1, nanos);
+		run(&round, &ways[i], 0, nanos, least);
+		run(&round, &ways[i], 1, nanos, least);
 	}
 }

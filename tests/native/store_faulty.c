@@ -5,7 +5,7 @@
 
 #define ID_MASK 0xffffu
 
-enum plan { GOOD, READ_ERROR, READ_CORRUPT, READ_SHORT, READ_LOST, WRITE_ERROR };
+enum plan { GOOD, READ_ERROR, READ_CORRUPT, READ_SHORT, READ_LOST, READ_EMPTY, WRITE_ERROR, BROKEN };
 
 static uint64_t draw(struct faulty *faulty)
 {
@@ -31,6 +31,13 @@ static int faulty_attach(struct store *store, struct context *context)
 	struct faulty *faulty = store->inner;
 
 	faulty->real.plain = atomic_load(&faulty->no_ring);
+	faulty->real.at = store->at;
+	for (uint32_t i = 0; i < FAULTY_CONTEXTS; i++) {
+		if (faulty->contexts[i] != NULL && faulty->contexts[i] != context)
+			continue;
+		faulty->contexts[i] = context;
+		break;
+	}
 	return faulty->real.calls->attach(&faulty->real, context);
 }
 
@@ -39,6 +46,18 @@ static void faulty_detach(struct store *store, struct context *context)
 	struct faulty *faulty = store->inner;
 
 	faulty->real.calls->detach(&faulty->real, context);
+	for (uint32_t i = 0; i < FAULTY_CONTEXTS; i++)
+		if (faulty->contexts[i] == context)
+			faulty->contexts[i] = NULL;
+}
+
+static uint32_t number_of(const struct faulty *faulty, const struct context *context)
+{
+	uint32_t i = 0;
+
+	while (faulty->contexts[i] != context)
+		i++;
+	return i;
 }
 
 static void faulty_queue(struct store *store, struct context *context, uint32_t id, int write, void *memory, uint32_t size,
@@ -46,10 +65,17 @@ static void faulty_queue(struct store *store, struct context *context, uint32_t 
 {
 	struct faulty *faulty = store->inner;
 	enum plan plan = GOOD;
+	uint32_t number = number_of(faulty, context);
 
-	if (write) {
+	faulty->requests[number][id].memory = memory;
+	faulty->requests[number][id].size = size;
+	if (one_in(faulty, &faulty->broken)) {
+		plan = BROKEN;
+	} else if (write) {
 		if (one_in(faulty, &faulty->write_error))
 			plan = WRITE_ERROR;
+		else if (one_in(faulty, &faulty->write_lost))
+			write = 0; /* what is there is read into where it came from, and is the same or older */
 	} else if (one_in(faulty, &faulty->read_error)) {
 		plan = READ_ERROR;
 	} else if (one_in(faulty, &faulty->read_corrupt)) {
@@ -58,6 +84,10 @@ static void faulty_queue(struct store *store, struct context *context, uint32_t 
 		plan = READ_SHORT;
 	} else if (one_in(faulty, &faulty->read_lost)) {
 		plan = READ_LOST;
+	} else if (one_in(faulty, &faulty->read_empty)) {
+		plan = READ_EMPTY;
+	} else if (one_in(faulty, &faulty->read_other)) {
+		offset ^= PAGE;
 	}
 	if (plan == WRITE_ERROR)
 		size /= 2;
@@ -78,8 +108,9 @@ static uint32_t faulty_reap(struct store *store, struct context *context, uint64
 	uint32_t taken = faulty->real.calls->reap(&faulty->real, context, nanos, out, count), kept = 0;
 
 	for (uint32_t i = 0; i < taken; i++) {
-		uint32_t id = out[i].id & ID_MASK;
-		const struct operation *operation = &context->operations[id];
+		uint32_t id = out[i].id & ID_MASK, number = number_of(faulty, context);
+		uint8_t *memory = faulty->requests[number][id].memory;
+		uint32_t size = faulty->requests[number][id].size;
 		struct completion completion = { id, out[i].result };
 
 		switch ((enum plan)(out[i].id >> 16)) {
@@ -87,7 +118,13 @@ static uint32_t faulty_reap(struct store *store, struct context *context, uint64
 			continue;
 		case READ_ERROR:
 			completion.result = -EIO;
-			memset(context->buffer + operation->buffer * PAGE, 0xee, PAGE);
+			memset(memory, 0xee, PAGE);
+			break;
+		case READ_EMPTY:
+			memset(memory, 0, size);
+			break;
+		case BROKEN:
+			completion.result = -ENOTCONN;
 			break;
 		case WRITE_ERROR:
 			completion.result = -ENOSPC;
@@ -96,8 +133,7 @@ static uint32_t faulty_reap(struct store *store, struct context *context, uint64
 			completion.result /= 2;
 			break;
 		case READ_CORRUPT:
-			context->buffer[operation->buffer * PAGE + draw(faulty) % (operation->count * PAGE)] ^=
-				(uint8_t)(1u << draw(faulty) % 8);
+			memory[draw(faulty) % size] ^= (uint8_t)(1u << draw(faulty) % 8);
 			break;
 		default:
 			break;
@@ -105,6 +141,13 @@ static uint32_t faulty_reap(struct store *store, struct context *context, uint64
 		out[kept++] = completion;
 	}
 	return kept;
+}
+
+static int faulty_wait_fd(struct store *store, struct context *context)
+{
+	struct faulty *faulty = store->inner;
+
+	return faulty->real.calls->wait_fd(&faulty->real, context);
 }
 
 static void faulty_close(struct store *store)
@@ -122,6 +165,7 @@ struct store faulty_wrap(struct faulty *faulty, const struct store *real)
 		.queue = faulty_queue,
 		.submit = faulty_submit,
 		.reap = faulty_reap,
+		.wait_fd = faulty_wait_fd,
 		.close = faulty_close,
 	};
 
