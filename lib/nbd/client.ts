@@ -44,6 +44,11 @@ export interface NbdClientOptions {
   name?: string;
   /** Requests in flight; more wait. Default 64. */
   requests?: number;
+  /**
+   * Starts TLS on the transport, which has just been promised it, and gives what is to be used from now on. With it
+   * the connection is inside of TLS or is none; without it it is in the clear.
+   */
+  startTls?: (transport: NbdTransport) => Promise<NbdTransport>;
 }
 
 /** One request in flight. */
@@ -147,11 +152,17 @@ export class NbdClient implements AsyncDisposable {
    * @throws {DroverError} "io" and "unsupported" for what the server refuses, `FormatError` for what it may not say
    */
   static async connect(transport: NbdTransport, options: NbdClientOptions = {}): Promise<NbdClient> {
-    const { name = "", requests = 64 } = options;
-    const connection = { transport, intake: new Intake(), outlet: new Outlet(transport) };
+    const { name = "", requests = 64, startTls } = options;
+    let connection = { transport, intake: new Intake(), outlet: new Outlet(transport) };
     try {
       const haggling = new OptionHaggling(connection);
       await haggling.greet();
+      if (startTls !== undefined) {
+        await haggling.askTls();
+        transport = await startTls(transport);
+        connection = { transport, intake: new Intake(), outlet: new Outlet(transport) };
+        haggling.moveTo(connection);
+      }
       return new NbdClient(connection, await haggling.choose(name), requests);
     } catch (error) {
       closeQuietly(transport);
@@ -172,6 +183,11 @@ export class NbdClient implements AsyncDisposable {
   /** Whether the server says this of the export. */
   has(flag: keyof typeof exportFlag): boolean {
     return (this.info.flags & exportFlag.hasFlags) !== 0 && (this.info.flags & exportFlag[flag]) !== 0;
+  }
+
+  /** Settles when the connection has ended: no buffer of anybody is touched any more. */
+  get ended(): Promise<void> {
+    return this.#ended;
   }
 
   /** Why the connection is of no use any more; null while it is. */

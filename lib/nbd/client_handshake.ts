@@ -50,14 +50,44 @@ export interface NbdExportInfo {
 
 /** A connection whose greeting is over. */
 export class OptionHaggling {
-  readonly #transport: NbdTransport;
-  readonly #intake: Intake;
-  readonly #outlet: Outlet;
+  #transport: NbdTransport;
+  #intake: Intake;
+  #outlet: Outlet;
   #fixed = false;
   #noZeroes = false;
 
   /** @param connection nothing was read from or written to yet. */
   constructor(connection: { transport: NbdTransport; intake: Intake; outlet: Outlet }) {
+    this.#transport = connection.transport;
+    this.#intake = connection.intake;
+    this.#outlet = connection.outlet;
+  }
+
+  /**
+   * Asks for TLS. When this resolves the next octet in either direction belongs to TLS.
+   *
+   * @throws {DroverError} "auth" where the server has none, `FormatError` when it sent something behind its answer: who
+   * stands between the two could have put it there
+   */
+  async askTls(): Promise<void> {
+    let why = "";
+    const end = await this.#ask(option.startTls, new Uint8Array(0), (type, body) => {
+      if (type >= optionReply.errUnsup) why = decode(body);
+      return false;
+    });
+    if (end !== optionReply.ack) {
+      throw new DroverError(
+        "auth",
+        `Cannot use this NBD server: it does not speak TLS${why === "" ? "" : ` ("${why}")`}`,
+      );
+    }
+    if (this.#intake.available > 0) {
+      throw this.#intake.fail("tls.plain", "something in the clear stands behind its answer to STARTTLS");
+    }
+  }
+
+  /** Goes on over another connection, the one inside of TLS; the greeting is not repeated. */
+  moveTo(connection: { transport: NbdTransport; intake: Intake; outlet: Outlet }): void {
     this.#transport = connection.transport;
     this.#intake = connection.intake;
     this.#outlet = connection.outlet;
@@ -312,14 +342,15 @@ function refusal(name: string, type: number, why: string): DroverError {
   const reason = type === optionReply.errUnknown
     ? "it has no such export"
     : type === optionReply.errTlsReqd
-    ? "it wants TLS inside of NBD, which is not spoken here"
+    ? "it wants TLS"
     : type === optionReply.errPolicy
     ? "it does not allow it"
     : type === optionReply.errShutdown
     ? "it is shutting down"
     : `it answered 0x${type.toString(16)}`;
   return new DroverError(
-    type === optionReply.errTlsReqd ? "unsupported" : "io",
+    type === optionReply.errTlsReqd ? "auth" : "io",
     `Cannot use the NBD export "${name}": ${reason}${why === "" ? "" : ` ("${why}")`}`,
+    type === optionReply.errTlsReqd ? { hint: "use an nbds:// URL" } : {},
   );
 }

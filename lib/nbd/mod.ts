@@ -24,4 +24,4 @@ export {
   serveNbd,
   type ServeNbdOptions,
 } from "./server.ts";
-export type { NbdExport, NbdExports } from "./server_handshake.ts";
+export type { NbdExport, NbdExports, NbdServerTls } from "./server_handshake.ts";

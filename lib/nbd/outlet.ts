@@ -4,7 +4,8 @@
  * Invariants:
  * - A message is one contiguous piece and leaves whole; between messages there is no order, which NBD does not
  *   ask for.
- * - One write is under way at a time. What comes meanwhile is gathered for the next.
+ * - One write is under way at a time. What comes meanwhile is gathered for the next. Where the transport can write
+ *   without waiting, that is tried first.
  * - The owner of a large message hears when it is gone (`sent`), also when it never will be, because the
  *   connection broke.
  *
@@ -77,13 +78,45 @@ export class Outlet {
   /** Starts writing, if there is something to write. */
   kick(): void {
     if (this.#writing !== null || (this.#size === 0 && this.#large.length === 0)) return;
-    this.#writing = this.#run();
+    if (this.#transport.writeNow === undefined || !this.#runNow()) this.#writing = this.#run();
   }
 
   /** Waits until everything is written, or nothing can be any more. */
   async drain(): Promise<void> {
     this.kick();
     while (this.#writing !== null) await this.#writing;
+  }
+
+  /** Writes as much as can be without waiting. @returns whether that was all */
+  #runNow(): boolean {
+    while (this.#size > 0 || this.#large.length > 0) {
+      const next = this.#large[0];
+      if (next !== undefined && next.head.length > 0) {
+        this.#gathered.set(next.head, this.#size);
+        this.#size += next.head.length;
+        next.head = none;
+      }
+      const gone = this.#writeNow(this.#gathered.subarray(0, this.#size), next !== undefined);
+      this.#gathered.copyWithin(0, gone, this.#size);
+      this.#size -= gone;
+      if (this.#size > 0) return false;
+      if (next === undefined) continue;
+      next.bytes = next.bytes.subarray(this.#writeNow(next.bytes, this.#large.length > 1));
+      if (next.bytes.length > 0) return false;
+      this.#large.shift();
+      next.sent?.();
+    }
+    return true;
+  }
+
+  #writeNow(bytes: Uint8Array, more: boolean): number {
+    let at = 0;
+    while (at < bytes.length) {
+      const count = this.#transport.writeNow?.(at === 0 ? bytes : bytes.subarray(at), more) ?? 0;
+      if (count === 0) break;
+      at += count;
+    }
+    return at;
   }
 
   async #run(): Promise<void> {

@@ -8,7 +8,12 @@ import { closeQuietly, type NbdTransport } from "./backend.ts";
 import { BufferPool } from "./buffers.ts";
 import { Intake } from "./intake.ts";
 import { Outlet } from "./outlet.ts";
-import { type NbdExports, serveHandshake } from "./server_handshake.ts";
+import {
+  type NbdConnection,
+  type NbdExports,
+  type NbdServerTls,
+  serveHandshake,
+} from "./server_handshake.ts";
 import { emptyTally, type NbdLimits, type NbdTally, Transmission } from "./transmission.ts";
 
 export type { NbdLimits, NbdTally };
@@ -31,14 +36,16 @@ export interface NbdEnd extends NbdTally {
 export interface ServeNbdOptions {
   /** What is there to choose from. */
   exports: NbdExports;
+  /** TLS, offered or asked for; without it STARTTLS is not known. */
+  tls?: NbdServerTls;
   /** How much may be in flight. */
   limits?: NbdLimits;
   /** Buffers that several connections share; by default each has its own. */
   pool?: BufferPool;
   /** Ends the connection: what is in flight is finished first. */
   signal?: AbortSignal;
-  /** The haggling is over: the deadline for it can go. */
-  entered?: (exportName: string) => void;
+  /** The haggling is over: the deadline for it can go. The tally goes on counting. */
+  entered?: (exportName: string, tally: Readonly<NbdTally>) => void;
 }
 
 /**
@@ -68,8 +75,13 @@ export interface ServeNbdOptions {
  * ```
  */
 export async function serveNbd(transport: NbdTransport, options: ServeNbdOptions): Promise<NbdEnd> {
-  const { exports, limits = defaultLimits, pool, signal, entered } = options;
-  const connection = { transport, intake: new Intake(), outlet: new Outlet(transport) };
+  const { exports, limits = defaultLimits, pool, signal, entered, tls: offered } = options;
+  const connection: NbdConnection = { transport, intake: new Intake(), outlet: new Outlet(transport) };
+  let inTls = null as NbdTransport | null;
+  const tls = offered === undefined ? null : {
+    required: offered.required,
+    start: async (plain: NbdTransport) => inTls = await offered.start(plain),
+  };
   let transmission: Transmission | null = null;
   const stop = (): void => {
     if (transmission === null) closeQuietly(transport);
@@ -78,10 +90,13 @@ export async function serveNbd(transport: NbdTransport, options: ServeNbdOptions
   signal?.addEventListener("abort", stop);
   if (signal?.aborted) stop();
   try {
-    const agreed = await serveHandshake(connection, exports);
+    const agreed = await serveHandshake(connection, exports, tls);
     if (agreed === null) return { ...emptyTally(), exportName: null, clean: true };
-    entered?.(agreed.chosen.name);
-    transmission = new Transmission(connection, agreed, { limits, pool: pool ?? new BufferPool(idleMax) });
+    transmission = new Transmission(agreed.connection, agreed, {
+      limits,
+      pool: pool ?? new BufferPool(idleMax),
+    });
+    entered?.(agreed.chosen.name, transmission.tally);
     if (signal?.aborted) transmission.stop();
     const clean = await transmission.run();
     return { ...transmission.tally, exportName: agreed.chosen.name, clean };
@@ -92,6 +107,7 @@ export async function serveNbd(transport: NbdTransport, options: ServeNbdOptions
     throw error;
   } finally {
     signal?.removeEventListener("abort", stop);
+    if (inTls !== null) closeQuietly(inTls);
     closeQuietly(transport);
   }
 }

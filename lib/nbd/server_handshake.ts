@@ -31,8 +31,8 @@ import {
   queryCountMax,
   textSizeMax,
 } from "./constants.ts";
-import type { Intake } from "./intake.ts";
-import type { Outlet } from "./outlet.ts";
+import { Intake } from "./intake.ts";
+import { Outlet } from "./outlet.ts";
 
 /** What can be exported. */
 export interface NbdExport {
@@ -58,8 +58,25 @@ export interface NbdExports {
   find(name: string): MaybePromise<NbdExport | null>;
 }
 
+/** What a connection consists of; TLS in the middle of the haggling makes another one of it. */
+export interface NbdConnection {
+  transport: NbdTransport;
+  intake: Intake;
+  outlet: Outlet;
+}
+
+/** TLS inside of the protocol (STARTTLS). */
+export interface NbdServerTls {
+  /** Starts TLS on a transport whose client was told so, and gives what is to be used from now on. */
+  start: (transport: NbdTransport) => Promise<NbdTransport>;
+  /** Nothing but STARTTLS and ABORT is answered in the clear. */
+  required: boolean;
+}
+
 /** What the haggling came to. */
 export interface Agreed {
+  /** Where it goes on: another one than it began with if TLS was started. */
+  connection: NbdConnection;
   chosen: NbdExport;
   structured: boolean;
   /** BLOCK_STATUS may be asked. */
@@ -91,34 +108,35 @@ export function exportFlags(chosen: NbdExport, structured: boolean): number {
  * way that has no answer
  */
 export async function serveHandshake(
-  connection: { transport: NbdTransport; intake: Intake; outlet: Outlet },
+  connection: NbdConnection,
   exports: NbdExports,
+  tls: NbdServerTls | null = null,
 ): Promise<Agreed | null> {
-  return await new Haggling(connection, exports).run();
+  return await new Haggling(connection, exports, tls).run();
 }
 
 class Haggling {
-  readonly #transport: NbdTransport;
-  readonly #intake: Intake;
-  readonly #outlet: Outlet;
+  #transport: NbdTransport;
+  #intake: Intake;
+  #outlet: Outlet;
   readonly #exports: NbdExports;
+  readonly #tls: NbdServerTls | null;
+  #isInTls = false;
   #noZeroes = false;
   #structured = false;
   /** The export whose `base:allocation` was selected. */
   #contextOf: string | null = null;
 
-  constructor(
-    connection: { transport: NbdTransport; intake: Intake; outlet: Outlet },
-    exports: NbdExports,
-  ) {
+  constructor(connection: NbdConnection, exports: NbdExports, tls: NbdServerTls | null) {
     this.#transport = connection.transport;
     this.#intake = connection.intake;
     this.#outlet = connection.outlet;
     this.#exports = exports;
+    this.#tls = tls;
   }
 
   async run(): Promise<Agreed | null> {
-    const intake = this.#intake;
+    let intake = this.#intake;
     const greeting = new DataView(new ArrayBuffer(18));
     [...greetingMagic, ...optionMagic].forEach((half, at) => greeting.setUint32(at * 4, half));
     greeting.setUint16(16, handshakeFlag.fixedNewstyle | handshakeFlag.noZeroes);
@@ -156,6 +174,18 @@ class Haggling {
       intake.skip(16);
       // A copy: looking up an export may take a while, and the slab goes on.
       const data = intake.view(size).slice();
+      if (kind === option.startTls && this.#tls !== null) {
+        intake.skip(size);
+        await this.#startTls(this.#tls, data);
+        intake = this.#intake;
+        continue;
+      }
+      if (this.#tls?.required === true && !this.#isInTls && kind !== option.abort) {
+        if (kind === option.exportName) throw intake.fail("option.tls", "it asked for an export without TLS");
+        this.#refuse(kind, optionReply.errTlsReqd, "TLS comes first");
+        intake.skip(size);
+        continue;
+      }
       const agreed = await this.#answer(kind, data);
       intake.skip(size);
       if (agreed !== undefined) return agreed;
@@ -200,6 +230,25 @@ class Haggling {
       default:
         return this.#refuse(kind, optionReply.errUnsup, `option ${kind} is not known here`);
     }
+  }
+
+  /** Goes over to TLS; what was agreed on in the clear is forgotten. */
+  async #startTls(tls: NbdServerTls, data: Uint8Array): Promise<void> {
+    if (data.length > 0) return this.#refuse(option.startTls, optionReply.errInvalid, "STARTTLS has no data");
+    if (this.#isInTls) return this.#refuse(option.startTls, optionReply.errInvalid, "TLS is there already");
+    // Who stands between the two could have put it there, for the server to believe it came by TLS.
+    if (this.#intake.available > 0) {
+      throw this.#intake.fail("tls.plain", "something in the clear stands behind its STARTTLS");
+    }
+    this.#reply(option.startTls, optionReply.ack);
+    await this.#outlet.drain();
+    const transport = await tls.start(this.#transport);
+    this.#transport = transport;
+    this.#intake = new Intake();
+    this.#outlet = new Outlet(transport);
+    this.#isInTls = true;
+    this.#structured = false;
+    this.#contextOf = null;
   }
 
   async #exportName(data: Uint8Array<ArrayBuffer>): Promise<Agreed> {
@@ -262,7 +311,8 @@ class Haggling {
   }
 
   #agree(chosen: NbdExport, name: string): Agreed {
-    return { chosen, structured: this.#structured, allocation: this.#contextOf === name };
+    const connection = { transport: this.#transport, intake: this.#intake, outlet: this.#outlet };
+    return { connection, chosen, structured: this.#structured, allocation: this.#contextOf === name };
   }
 
   async #metaContext(kind: number, data: Uint8Array<ArrayBuffer>): Promise<undefined> {

@@ -74,6 +74,8 @@ interface Job {
 }
 
 const zeroStepSize = 2 ** 20;
+/** Of so many reads one goes through the event loop. */
+const turnsMax = 64;
 
 /** One connection, from the end of its haggling on. */
 export class Transmission {
@@ -96,6 +98,8 @@ export class Transmission {
   /** 1 while the data of a request is on its way, which may never come. */
   #receiving = 0;
   #stopping = false;
+  /** Reads so far. */
+  #turns = 0;
 
   constructor(
     connection: { transport: NbdTransport; intake: Intake; outlet: Outlet },
@@ -133,7 +137,8 @@ export class Transmission {
         const size = this.#sizeOfNext();
         if (size < 0) {
           this.#outlet.kick();
-          const count = await transport.read(intake.space());
+          const space = intake.space();
+          const count = this.#readNow(space) || await transport.read(space);
           if (count === null) {
             if (intake.available > 0 && !this.#stopping) throw intake.truncated();
             return false;
@@ -163,6 +168,12 @@ export class Transmission {
     } finally {
       await this.#settle();
     }
+  }
+
+  /** What can be read without a turn of the event loop; now and then nothing, so that others have theirs. */
+  #readNow(space: Uint8Array): number {
+    if (this.#transport.readNow === undefined || ++this.#turns % turnsMax === 0) return 0;
+    return this.#transport.readNow(space);
   }
 
   /** Waits until nothing is in flight, and what was answered is written. */
@@ -216,7 +227,8 @@ export class Transmission {
     try {
       while (intake.missing > 0) {
         this.#outlet.kick();
-        const count = await this.#transport.read(intake.space());
+        const space = intake.space();
+        const count = this.#readNow(space) || await this.#transport.read(space);
         if (count === null) throw intake.truncated();
         intake.commit(count);
       }

@@ -14,6 +14,7 @@
  */
 import { DroverError, FormatError } from "../base/errors.ts";
 import { encodeRecord, endType, type RecordLimits, RecordReader } from "../stream/mod.ts";
+import type { Address } from "./address.ts";
 import { closeQuietly, type Transport, writeAll } from "./transport.ts";
 
 /** A record that arrived. */
@@ -28,6 +29,8 @@ export interface ReceivedRecord {
 export interface Channel extends Disposable {
   /** The other side's `HOST:PORT`, for messages. */
   readonly peer: string;
+  /** The other side's literal address, where that is known. */
+  readonly address?: Address;
   /** Whether TLS is under it. */
   readonly encrypted: boolean;
   /** Octets of records handed to the connection: heads, bodies and padding; no handshake, no TLS or TCP overhead. */
@@ -81,6 +84,7 @@ interface Outgoing {
 /** A channel over any transport. */
 export class RecordChannel implements Channel {
   readonly peer: string;
+  readonly address?: Address;
   readonly encrypted: boolean;
   readonly #transport: Transport;
   readonly #reader: RecordReader;
@@ -98,9 +102,13 @@ export class RecordChannel implements Channel {
   #sendFailure: unknown = null;
 
   /** Takes over `transport`, whose next octet begins a record. */
-  constructor(transport: Transport, options: { peer: string; encrypted: boolean; limits: RecordLimits }) {
+  constructor(
+    transport: Transport,
+    options: { peer: string; address?: Address; encrypted: boolean; limits: RecordLimits },
+  ) {
     this.#transport = transport;
     this.peer = options.peer;
+    if (options.address !== undefined) this.address = options.address;
     this.encrypted = options.encrypted;
     this.#reader = new RecordReader({ limits: options.limits, allocate: (size) => this.#allocate(size) });
   }

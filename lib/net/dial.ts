@@ -76,6 +76,7 @@ export async function dial(options: DialOptions): Promise<Channel> {
     }
     return new RecordChannel(transport, {
       peer: formatAddress({ host, port }),
+      address: { host: tcp.remoteAddr.hostname, port: tcp.remoteAddr.port },
       encrypted: key !== null,
       limits,
     });

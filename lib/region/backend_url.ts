@@ -4,10 +4,19 @@
  * | URL | what it is |
  * | --- | --- |
  * | `PATH`, `file:PATH` | a file or a block device |
+ * | `direct:PATH` | the same beside the page cache (O_DIRECT) |
  * | `memory:SIZE` | new memory of this process |
  * | `dir:PATH` | a directory of chunks |
  * | `nbd://HOST[:PORT][/NAME]` | an NBD server, by TCP |
+ * | `nbds://HOST[:PORT][/NAME][?key=FILE]` | the same inside of TLS; also `tls-certificates=DIR`, `tls-hostname=NAME` |
  * | `nbd+unix:///[NAME]?socket=PATH` | an NBD server, by a unix socket |
+ * | `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?name=NAME]` | a Redis server; `rediss:` inside of TLS |
+ * | `redis+unix:///[DB]?socket=PATH[&name=NAME]` | the same by a unix socket |
+ * | `s3://BUCKET[/PREFIX][?endpoint=URL&region=REGION]` | a bucket; keys are in `AWS_ACCESS_KEY_ID` and its like |
+ * | `zstd+dir:PATH`, `zstd+redis:…`, `zstd+s3:…` | the same, chunks compressed; `level=N` |
+ * | `https://HOST/PATH`, `http:` | a file of a web server, by ranges, read-only |
+ *
+ * `dir:`, `redis:`, `s3:` and `zstd+…` take `size=SIZE` and `chunk=SIZE`, for a new one. The three of NBD take `timeout=SECONDS`.
  *
  * Text before the first colon is a scheme when it has at least two letters; a file of such a name is `file:NAME` or
  * `./NAME`.
@@ -27,7 +36,7 @@
  *
  * @module
  */
-import { type Libc, openNative } from "../../ffi/mod.ts";
+import { type Libc, type Native, openNative } from "../../ffi/mod.ts";
 import { DroverError } from "../base/errors.ts";
 import { parseSize } from "../base/size.ts";
 import { type Backend, CheckedBackend, type MaybePromise } from "./backend.ts";
@@ -61,6 +70,11 @@ export interface OpenOptions {
   libc?: Libc | null;
   /** Connections to a server that allows several. */
   connections?: number;
+  /**
+   * Milliseconds until an access to a server that does not answer fails with ETIMEDOUT; until then it is connected to
+   * and asked again. Default 30 s; 0 takes the first loss of an NBD connection for the last word.
+   */
+  timeoutMs?: number;
 }
 
 /** Opens what a URL of one scheme names. */
@@ -86,6 +100,11 @@ export function schemeNames(): string[] {
   return [...schemes.keys()].sort();
 }
 
+/** A URL as it may be shown, noted and sent: without user and password. */
+export function shownUrl(text: string): string {
+  return text.replace(/^([a-z][a-z0-9+]+:\/\/)[^/?#]*@/, "$1…@");
+}
+
 /** Takes a URL apart. @throws {DroverError} code "usage" */
 export function parseBackendUrl(text: string): BackendUrl {
   if (text === "") throw new DroverError("usage", 'Cannot use "" as a backend: it is empty');
@@ -94,11 +113,15 @@ export function parseBackendUrl(text: string): BackendUrl {
   const [, scheme = "", behind = ""] = match;
   const known = schemes.get(scheme);
   if (known === undefined) {
-    throw new DroverError("usage", `Cannot use "${text}" as a backend: the scheme "${scheme}" is not known`, {
-      hint: `one of ${
-        schemeNames().map((name) => `${name}:`).join(", ")
-      }; for a file of that name: ./${text}`,
-    });
+    throw new DroverError(
+      "usage",
+      `Cannot use "${shownUrl(text)}" as a backend: the scheme "${scheme}" is not known`,
+      {
+        hint: `one of ${
+          schemeNames().map((name) => `${name}:`).join(", ")
+        }; for a file of that name: ./${text}`,
+      },
+    );
   }
   if (known.query.length === 0) return { text, scheme, rest: behind, query: new Map() };
   const at = behind.indexOf("?");
@@ -106,9 +129,13 @@ export function parseBackendUrl(text: string): BackendUrl {
   for (const pair of at < 0 ? [] : behind.slice(at + 1).split("&")) {
     const [key = "", ...value] = pair.split("=");
     if (!known.query.includes(key) || query.has(key)) {
-      throw new DroverError("usage", `Cannot use "${text}" as a backend: "${pair}" does not belong there`, {
-        hint: `the query may have ${known.query.map((word) => `${word}=…`).join(", ")}`,
-      });
+      throw new DroverError(
+        "usage",
+        `Cannot use "${shownUrl(text)}" as a backend: "${pair}" does not belong there`,
+        {
+          hint: `the query may have ${known.query.map((word) => `${word}=…`).join(", ")}`,
+        },
+      );
     }
     query.set(key, decodeText(text, value.join("=")));
   }
@@ -144,10 +171,10 @@ export async function openBackend(text: string, options: OpenOptions = {}): Prom
   }
 }
 
-/** The native library's file calls, where it can be loaded. */
-function nativeLibc(): Libc | null {
+/** The native library, where it can be loaded. */
+function nativeLibrary(): Native | null {
   try {
-    return openNative().libc;
+    return openNative();
   } catch {
     return null;
   }
@@ -157,7 +184,10 @@ function decodeText(url: string, text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw new DroverError("usage", `Cannot use "${url}" as a backend: "${text}" is no percent-encoded text`);
+    throw new DroverError(
+      "usage",
+      `Cannot use "${shownUrl(url)}" as a backend: "${text}" is no percent-encoded text`,
+    );
   }
 }
 
@@ -166,14 +196,26 @@ registerScheme(
   ({ rest }, { readOnly, create, libc }) =>
     FileBackend.open(rest.startsWith("//") ? rest.replace(/^\/\/(?=\/)/, "") : rest, {
       readOnly: readOnly ?? false,
-      libc: libc === undefined ? nativeLibc() : libc,
+      libc: libc === undefined ? nativeLibrary()?.libc ?? null : libc,
       ...(create === undefined ? {} : { create }),
     }),
 );
 
+registerScheme("direct", async ({ text, rest }, { readOnly, create }) => {
+  const native = nativeLibrary();
+  if (native === null) {
+    throw new DroverError("unsupported", `Cannot use "${text}": there is no native library`);
+  }
+  const { DirectBackend } = await import("./backend_direct.ts");
+  return DirectBackend.open(rest.startsWith("//") ? rest.replace(/^\/\/(?=\/)/, "") : rest, native, {
+    readOnly: readOnly ?? false,
+    ...(create === undefined ? {} : { create }),
+  });
+});
+
 registerScheme("memory", ({ text, rest }, { create }) => {
   const size = rest === "" && create !== undefined ? create : parseSize(rest);
-  if (size > 2 ** 32) throw new RangeError(`Cannot use "${text}" as a backend: it may have 4GiB`);
+  if (size > 2 ** 32) throw new RangeError(`Cannot use "${shownUrl(text)}" as a backend: it may have 4GiB`);
   return new MemoryBackend(size, { name: text });
 });
 
@@ -186,21 +228,29 @@ registerScheme("dir", ({ rest, query }, { readOnly, create }) => {
   });
 }, ["size", "chunk"]);
 
-registerScheme("nbd", ({ text, rest }, options) => {
-  const [, bracketed, plain, port, path = ""] =
-    /^\/\/(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::(\d{1,5}))?(?:\/(.*))?$/s.exec(rest) ?? [];
-  const hostname = bracketed ?? plain;
-  if (hostname === undefined || Number(port ?? 0) > 65_535) {
-    throw new DroverError(
-      "usage",
-      `Cannot use "${text}" as a backend: it should be nbd://HOST[:PORT][/NAME]`,
-    );
-  }
-  return NbdBackend.connect(
-    { hostname, port: port === undefined ? nbdPort : Number(port) },
-    nbdOptions(decodeText(text, path), options),
-  );
-});
+for (const scheme of ["nbd", "nbds"]) {
+  registerScheme(scheme, async ({ text, rest, query }, options) => {
+    const [, bracketed, plain, port, path = ""] =
+      /^\/\/(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::(\d{1,5}))?(?:\/(.*))?$/s.exec(rest) ?? [];
+    const hostname = bracketed ?? plain;
+    if (hostname === undefined || Number(port ?? 0) > 65_535) {
+      throw new DroverError(
+        "usage",
+        `Cannot use "${shownUrl(text)}" as a backend: it should be ${scheme}://HOST[:PORT][/NAME]`,
+      );
+    }
+    const place = { hostname, port: port === undefined ? nbdPort : Number(port) };
+    const name = decodeText(text, path);
+    if (scheme === "nbd") return await NbdBackend.connect(place, nbdOptions(name, query, options));
+    const { nbdTrust } = await import("./nbd_trust.ts");
+    const trust = await nbdTrust(name, {
+      key: query.get("key"),
+      certificates: query.get("tls-certificates"),
+      hostname: query.get("tls-hostname"),
+    });
+    return await NbdBackend.connect(place, { ...nbdOptions(trust.name, query, options), tls: trust.tls });
+  }, scheme === "nbd" ? ["timeout"] : ["timeout", "key", "tls-certificates", "tls-hostname"]);
+}
 
 registerScheme("nbd+unix", ({ text, rest, query }, options) => {
   const socket = query.get("socket");
@@ -208,15 +258,69 @@ registerScheme("nbd+unix", ({ text, rest, query }, options) => {
   if (socket === undefined || path === undefined) {
     throw new DroverError(
       "usage",
-      `Cannot use "${text}" as a backend: it should be nbd+unix:///[NAME]?socket=PATH`,
+      `Cannot use "${shownUrl(text)}" as a backend: it should be nbd+unix:///[NAME]?socket=PATH`,
     );
   }
-  return NbdBackend.connect({ path: socket }, nbdOptions(decodeText(text, path), options));
-}, ["socket"]);
+  return NbdBackend.connect({ path: socket }, nbdOptions(decodeText(text, path), query, options));
+}, ["socket", "timeout"]);
+
+// Stores of chunks: what they need is loaded when one is opened.
+for (const scheme of ["redis", "rediss", "redis+unix", "zstd+redis", "zstd+rediss", "zstd+redis+unix"]) {
+  registerScheme(
+    scheme,
+    async (url, options) => await (await import("./stored_schemes.ts")).openRedis(url, options),
+    [
+      "name",
+      "size",
+      "chunk",
+      ...scheme.startsWith("zstd+") ? ["level"] : [],
+      ...scheme.endsWith("unix") ? ["socket"] : [],
+    ],
+  );
+}
+for (const scheme of ["s3", "zstd+s3"]) {
+  registerScheme(
+    scheme,
+    async (url, options) => await (await import("./stored_schemes.ts")).openS3(url, options),
+    ["endpoint", "region", "size", "chunk", ...scheme === "s3" ? [] : ["level"]],
+  );
+}
+registerScheme(
+  "zstd+dir",
+  async (url, options) => await (await import("./stored_schemes.ts")).openZstdDirectory(url, options),
+  ["size", "chunk", "level"],
+);
+
+for (const scheme of ["http", "https"]) {
+  registerScheme(scheme, async ({ text }, { timeoutMs }) => {
+    const { HttpBackend } = await import("./backend_http.ts");
+    if (!URL.canParse(text)) {
+      throw new DroverError(
+        "usage",
+        `Cannot use "${shownUrl(text)}" as a backend: it should be ${scheme}://HOST/PATH`,
+      );
+    }
+    return await HttpBackend.open(text, timeoutMs === undefined ? {} : { timeoutMs });
+  });
+}
 
 function nbdOptions(
   name: string,
-  { readOnly, connections }: OpenOptions,
-): { name: string; readOnly: boolean; connections: number } {
-  return { name, readOnly: readOnly ?? false, connections: connections ?? 1 };
+  query: ReadonlyMap<string, string>,
+  { readOnly, connections, timeoutMs }: OpenOptions,
+): { name: string; readOnly: boolean; connections: number; timeoutMs?: number } {
+  const wait = query.has("timeout") ? parseSeconds(query.get("timeout") ?? "") : timeoutMs;
+  return {
+    name,
+    readOnly: readOnly ?? false,
+    connections: connections ?? 1,
+    ...(wait === undefined ? {} : { timeoutMs: wait }),
+  };
+}
+
+/** Seconds, at most a day, as milliseconds. */
+function parseSeconds(text: string): number {
+  const seconds = /^\d{1,5}(\.\d{1,3})?$/.test(text) ? Number(text) : Infinity;
+  if (seconds <= 86_400) return Math.round(seconds * 1000);
+  throw new RangeError(`Cannot use "${text}" as a time-out: it should be seconds, at most 86400`);
 }

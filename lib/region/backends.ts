@@ -1,5 +1,5 @@
 /**
- * Backends: octets with addresses, in memory, files, directories and behind NBD servers; wrappers around them;
+ * Backends: octets with addresses, in memory, files, directories and behind NBD, Redis, S3 and web servers; wrappers around them;
  * copying them, and offering them to NBD clients.
  *
  * ```ts
@@ -33,16 +33,20 @@ export {
   type MaybePromise,
 } from "./backend.ts";
 export { checksummed, ChecksummedBackend, type ChecksumOptions } from "./backend_checksum.ts";
+export { DirectBackend, type DirectNative } from "./backend_direct.ts";
 export { DirectoryBackend, type DirectoryOptions } from "./backend_directory.ts";
 export { FileBackend, type FileOptions } from "./backend_file.ts";
+export { HttpBackend, type HttpOptions } from "./backend_http.ts";
 export { MemoryBackend } from "./backend_memory.ts";
-export { NbdBackend, type NbdOptions, type NbdPlace } from "./backend_nbd.ts";
+export { NbdBackend, type NbdOptions, type NbdPlace, type NbdTls } from "./backend_nbd.ts";
+export { type ChunkCoding, StoredBackend, type StoredOptions } from "./backend_stored.ts";
 export {
   type BackendUrl,
   openBackend,
   type OpenOptions,
   type OpenScheme,
   registerScheme,
+  shownUrl,
 } from "./backend_url.ts";
 export {
   chunked,
@@ -57,6 +61,8 @@ export {
   systemClock,
   WrappedBackend,
 } from "./backend_wrap.ts";
+export { zstdCoding } from "./backend_zstd.ts";
+export type { ChunkStore } from "./chunk_store.ts";
 export {
   copyBackend,
   type CopyIdentity,
@@ -66,8 +72,22 @@ export {
   FileJournal,
 } from "./copy.ts";
 export {
+  type ChunkHashes,
+  ManagedBackend,
+  type ManagedEvent,
+  type ManagedOptions,
+  type ManagedStats,
+  openManaged,
+  type Recovered,
+  type StateFile,
+  type StateFiles,
+} from "./managed.ts";
+export {
   NbdListener,
   type NbdListenEvent,
   type NbdListenOptions,
+  type NbdOffers,
   type OfferedBackend,
 } from "./nbd_listen.ts";
+export type { NbdServerCertificate } from "./nbd_tls.ts";
+export { SyncedCopy, type SyncOptions, type SyncResult, watchBackend, type WatchOptions } from "./watch.ts";

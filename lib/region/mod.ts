@@ -11,6 +11,13 @@
  *
  * @module
  */
-export { type PolicyOptions, type RegionOptions, type Size, type SsdOptions } from "./options.ts";
+export {
+  type PolicyOptions,
+  type RegionOptions,
+  type RemoteOptions,
+  type RemoteSlots,
+  type Size,
+  type SsdOptions,
+} from "./options.ts";
 export { type ByteRange, Pin, Region, type RegionStatus } from "./region.ts";
 export type { SnapshotResult } from "./snapshot.ts";

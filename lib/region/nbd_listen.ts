@@ -3,15 +3,24 @@
  *
  * Invariants:
  * - A client that does not come to an export within the deadline is sent away, and no more than `connections` are
- *   served.
+ *   served; one more ends the oldest that has not come to an export, so that holding them all keeps nobody out.
  * - What one connection does wrong ends that connection and no other.
  * - `close` lets what is in flight finish, for a while.
  *
  * @module
  */
-import { BufferPool, type NbdEnd, type NbdExports, type NbdTally, serveNbd } from "../nbd/mod.ts";
+import {
+  BufferPool,
+  type NbdEnd,
+  type NbdExports,
+  type NbdTally,
+  type NbdTransport,
+  serveNbd,
+} from "../nbd/mod.ts";
 import { type Backend, IoError } from "./backend.ts";
 import { type NbdPlace, nbdUrl } from "./backend_nbd.ts";
+import { DirectTransport, type NbdTurn } from "./nbd_direct.ts";
+import { type NbdServerCertificate, TlsGate } from "./nbd_tls.ts";
 
 /** One backend that is offered. */
 export interface OfferedBackend {
@@ -25,13 +34,23 @@ export interface OfferedBackend {
   readOnly?: boolean;
 }
 
+/** Backends that come and go. Whatever `find` gave stays usable until `endConnections` of its name has resolved. */
+export interface NbdOffers {
+  /** What NBD's LIST shows. */
+  list(): readonly OfferedBackend[];
+  /** The backend of that name for a client of that address, which is empty for a unix socket; null if there is none. */
+  find(name: string, hostname: string): OfferedBackend | null;
+}
+
 /** How backends are offered. */
 export interface NbdListenOptions {
   /** Where; port 0 is any that is free. */
   place: NbdPlace;
   /** What is offered. */
-  offers: readonly OfferedBackend[];
-  /** Connections at once; further ones are closed. Default 64. */
+  offers: readonly OfferedBackend[] | NbdOffers;
+  /** TLS, without which nobody comes in; by default none. By TCP only. */
+  tls?: NbdServerCertificate;
+  /** Connections at once; when all have come to an export, further ones are closed. Default 64. */
   connections?: number;
   /** Milliseconds until a client must have chosen an export; default 10 s. */
   deadlineMs?: number;
@@ -43,7 +62,7 @@ export interface NbdListenOptions {
 
 /** What happened to a connection. */
 export type NbdListenEvent =
-  | { event: "entered"; peer: string; name: string }
+  | { event: "entered"; peer: string; name: string; tally: Readonly<NbdTally> }
   | { event: "left"; peer: string; end: NbdEnd }
   | { event: "refused"; peer: string; error: unknown };
 
@@ -51,6 +70,14 @@ interface Connection {
   stop: AbortController;
   close: () => void;
   ended: Promise<void>;
+  /** Where the client is; empty for a unix socket. */
+  hostname: string;
+  /** Its export; null while it has none. */
+  name: string | null;
+  /** What it did until now. */
+  tally: Readonly<NbdTally> | null;
+  /** One that came later took its place. */
+  displaced: boolean;
 }
 
 /** Octets of idle buffers that all connections share. */
@@ -72,18 +99,33 @@ export class NbdListener implements AsyncDisposable {
   readonly #options: NbdListenOptions;
   readonly #connections = new Set<Connection>();
   readonly #pool = new BufferPool(idleMax);
+  readonly #turn: NbdTurn = { last: null, streak: 0 };
+  readonly #gate: TlsGate | null;
   readonly #accepting: Promise<void>;
 
-  private constructor(listener: Deno.Listener, place: NbdPlace, options: NbdListenOptions) {
+  private constructor(
+    listener: Deno.Listener,
+    gate: TlsGate | null,
+    place: NbdPlace,
+    options: NbdListenOptions,
+  ) {
     this.#listener = listener;
     this.place = place;
     this.#options = options;
+    this.#gate = gate;
     this.#accepting = this.#accept();
   }
 
   /** Listens. @throws {IoError} when the place is taken or not allowed */
   static async open(options: NbdListenOptions): Promise<NbdListener> {
-    const { place } = options;
+    const { place, tls } = options;
+    if ("path" in place && tls !== undefined) {
+      throw new IoError(
+        "ENOTSUP",
+        `Cannot listen on "${nbdUrl(place, "")}" with TLS: it is spoken by TCP only`,
+      );
+    }
+    const gate = tls === undefined ? null : new TlsGate(tls);
     try {
       if ("path" in place) {
         await removeDeadSocket(place.path);
@@ -95,18 +137,34 @@ export class NbdListener implements AsyncDisposable {
         } finally {
           Deno.umask(before);
         }
-        return new NbdListener(listener as unknown as Deno.Listener, place, options);
+        return new NbdListener(listener as unknown as Deno.Listener, gate, place, options);
       }
       const listener = Deno.listen(place);
-      return new NbdListener(listener, { hostname: place.hostname, port: listener.addr.port }, options);
+      const { port } = listener.addr;
+      return new NbdListener(listener, gate, { hostname: place.hostname, port }, options);
     } catch (error) {
+      gate?.close();
       throw new IoError("EIO", `Cannot listen on "${nbdUrl(place, "")}"`, { cause: error });
     }
   }
 
   /** What a client types to come to an export. */
   url(name: string): string {
-    return nbdUrl(this.place, name);
+    return nbdUrl(this.place, name, { tls: this.#gate !== null });
+  }
+
+  /** What the connections do that are at an export now. */
+  connectionsOf(name: string): Readonly<NbdTally>[] {
+    return [...this.#connections].flatMap((one) =>
+      one.name === name && one.tally !== null ? [one.tally] : []
+    );
+  }
+
+  /** Ends all connections of an export at once, whatever is in flight. Resolves when none of them touches it any more. */
+  async endConnections(name: string): Promise<void> {
+    const ending = [...this.#connections].filter((connection) => connection.name === name);
+    for (const { close } of ending) close();
+    await Promise.all(ending.map(({ ended }) => ended));
   }
 
   /** Takes no more clients, lets those that there are finish what is in flight, and removes the socket. */
@@ -129,6 +187,7 @@ export class NbdListener implements AsyncDisposable {
     });
     await Promise.race([all, grace]);
     clearTimeout(timer);
+    this.#gate?.close();
     if ("path" in this.place) removeQuietly(this.place.path);
   }
 
@@ -148,7 +207,7 @@ export class NbdListener implements AsyncDisposable {
         await new Promise((resolve) => setTimeout(resolve, 50));
         continue;
       }
-      if (this.#connections.size >= (this.#options.connections ?? 64)) {
+      if (this.#connections.size >= (this.#options.connections ?? 64) && !this.#displaceOldest()) {
         this.#options.log?.({
           event: "refused",
           peer: peerOf(transport),
@@ -157,22 +216,46 @@ export class NbdListener implements AsyncDisposable {
         transport.close();
         continue;
       }
+      // TLS goes through Deno; in the clear there is a shorter way.
+      const channel = this.#gate === null ? DirectTransport.of(transport, this.#turn) : transport;
       const connection: Connection = {
         stop: new AbortController(),
-        close: () => closeQuietly(transport),
+        close: () => closeQuietly(channel),
         ended: Promise.resolve(),
+        hostname: transport.remoteAddr.transport === "tcp" ? transport.remoteAddr.hostname : "",
+        name: null,
+        tally: null,
+        displaced: false,
       };
       this.#connections.add(connection);
-      connection.ended = this.#serve(transport, connection).finally(() =>
+      connection.ended = this.#serve(transport, channel, connection).finally(() =>
         this.#connections.delete(connection)
       );
     }
   }
 
-  async #serve(transport: Deno.Conn, connection: Connection): Promise<void> {
+  /** Makes room by ending the oldest connection that has not come to an export. @returns false when there is none. */
+  #displaceOldest(): boolean {
+    for (const connection of this.#connections) {
+      if (connection.name !== null || connection.displaced) continue;
+      connection.displaced = true;
+      connection.close();
+      this.#connections.delete(connection);
+      return true;
+    }
+    return false;
+  }
+
+  async #serve(transport: Deno.Conn, channel: NbdTransport, connection: Connection): Promise<void> {
     const { log, deadlineMs = 10_000 } = this.#options;
     const peer = peerOf(transport);
-    if ("setNoDelay" in transport) (transport as Deno.TcpConn).setNoDelay(true);
+    const gate = this.#gate;
+    if ("setNoDelay" in transport) {
+      (transport as Deno.TcpConn).setNoDelay(true);
+      // A client that is gone without a word is noticed in the end.
+      (transport as Deno.TcpConn).setKeepAlive(true);
+    }
+    const displaced = new IoError("ETIMEDOUT", "The client was the oldest of too many without an export");
     const late = new IoError("ETIMEDOUT", `The client chose no export within ${deadlineMs / 1000} s`);
     let isLate = false;
     const deadline = setTimeout(() => {
@@ -180,13 +263,18 @@ export class NbdListener implements AsyncDisposable {
       connection.close();
     }, deadlineMs);
     try {
-      const end = await serveNbd(transport, {
-        exports: this.#exports,
+      const end = await serveNbd(channel, {
+        exports: this.#exportsFor(connection),
+        ...(gate === null ? {} : {
+          tls: { required: true, start: (plain: NbdTransport) => gate.start(plain) },
+        }),
         pool: this.#pool,
         signal: connection.stop.signal,
-        entered: (name) => {
+        entered: (name, tally) => {
           clearTimeout(deadline);
-          log?.({ event: "entered", peer, name });
+          connection.name = name;
+          connection.tally = tally;
+          log?.({ event: "entered", peer, name, tally });
         },
       });
       this.tally.connections++;
@@ -196,20 +284,28 @@ export class NbdListener implements AsyncDisposable {
       this.tally.errors += end.errors;
       if (end.exportName !== null) log?.({ event: "left", peer, end });
     } catch (error) {
-      log?.({ event: "refused", peer, error: isLate ? late : error });
+      log?.({ event: "refused", peer, error: isLate ? late : connection.displaced ? displaced : error });
     } finally {
       clearTimeout(deadline);
     }
   }
 
-  readonly #exports: NbdExports = {
-    list: () => this.#options.offers,
-    find: (name) => {
-      const offer = this.#options.offers.find((candidate) => candidate.name === name);
-      if (offer === undefined) return null;
-      return { ...offer, readOnly: offer.readOnly === true || offer.backend.readOnly, multiConn: true };
-    },
-  };
+  #exportsFor(connection: Connection): NbdExports {
+    const { offers } = this.#options;
+    const book: NbdOffers = "list" in offers ? offers : fixedOffers(offers);
+    return {
+      list: () => book.list(),
+      find: (name) => {
+        const offer = book.find(name, connection.hostname);
+        if (offer === null) return null;
+        return { ...offer, readOnly: offer.readOnly === true || offer.backend.readOnly, multiConn: true };
+      },
+    };
+  }
+}
+
+function fixedOffers(offers: readonly OfferedBackend[]): NbdOffers {
+  return { list: () => offers, find: (name) => offers.find((offer) => offer.name === name) ?? null };
 }
 
 function peerOf(transport: Deno.Conn): string {
@@ -239,7 +335,7 @@ function removeQuietly(path: string): void {
   }
 }
 
-function closeQuietly(transport: Deno.Conn): void {
+function closeQuietly(transport: NbdTransport): void {
   try {
     transport.close();
   } catch {

@@ -5,7 +5,11 @@
  * only now and then. Pages are put in standby, to see whether they are touched, only where RAM is to be given back: C
  * chooses by a clock of its own, and asking costs the program faults.
  *
- * What it does not do: keep the cap, which C does alone; anything that waits for the device.
+ * Of a region with several stores it also makes copies that are missing, and moves pages on to the next store: there `lib/tier`'s
+ * "ssd" is the store that is filled first and its "remote" the other one, whichever is which. These two wait for the stores, a few
+ * hundred pages at a time.
+ *
+ * What it does not do: keep the cap, which C does alone; anything else that waits for the device.
  *
  * @module
  */
@@ -19,6 +23,7 @@ import {
   pagePoisoned,
   placeNone,
   placeRam,
+  placeRemote,
   placeSsd,
   placeStandby,
   policyDefaults,
@@ -61,6 +66,24 @@ const probeMs = 30_000;
 /** Never, in milliseconds: more than any clock here says, and still a number of ticks. */
 const neverMs = 4e10;
 
+/** Pages that sink to the next store in one tick. */
+const sinkPagesMax = 256;
+
+/** What is behind the first store of a region. */
+interface Ladder {
+  /** The file's number; -1 for none. */
+  file: number;
+  /** Donors are filled first. */
+  isRemoteFirst: boolean;
+}
+
+/** The order of the stores of a region; null for one store. */
+function ladderOf(region: NativeRegion): Ladder | null {
+  const stores = region.stores();
+  const file = stores.findIndex(({ kind }) => kind === "file");
+  return stores.length < 2 ? null : { file, isRemoteFirst: file !== 0 };
+}
+
 /** Drives one region. */
 export class PolicyDriver {
   readonly #region: NativeRegion;
@@ -71,6 +94,9 @@ export class PolicyDriver {
   readonly #touched: Uint8Array<ArrayBuffer>;
   #state: PolicyState;
   readonly #givesBack: boolean;
+  readonly #ladder: Ladder | null;
+  readonly #places: Uint8Array<ArrayBuffer>;
+  #sunk = 0;
   #firstPage = 0;
   #traceNext: number;
   #faults = -1;
@@ -85,6 +111,8 @@ export class PolicyDriver {
     this.#states = new Uint8Array(size);
     this.#residency = new Uint8Array(size);
     this.#touched = new Uint8Array(size);
+    this.#ladder = ladderOf(region);
+    this.#places = new Uint8Array(this.#ladder === null ? 0 : size);
     const limitPages = region.control.knobs().limitPages;
     const limitMax = Math.min(limitPages, this.#pages);
     const limitMin = Math.min(plan.limitMinPages, limitMax);
@@ -93,6 +121,7 @@ export class PolicyDriver {
       ...policyDefaults({ pages: this.#pages, limitPages: limitMax, nowMs }),
       t1Ms: Number.isFinite(plan.idleMs) ? plan.idleMs : neverMs,
       t2Ms: neverMs,
+      sinkMs: (this.#ladder?.file ?? -1) >= 0 ? Math.min(plan.nextMs ?? neverMs, neverMs) : neverMs,
       probeMs: this.#givesBack ? Math.min(probeMs, plan.idleMs / 2) : Infinity,
       // C evicts while a fault waits for its read, which is cheaper than before it.
       headroomShareMax: 0,
@@ -119,7 +148,9 @@ export class PolicyDriver {
     this.#region.sample(span, this.#states);
     const { moves, prefetch, knobs, state } = step(this.#state, this.#sampleOf(span, nowMs));
     this.#state = state;
+    this.#sunk = 0;
     for (const move of moves) this.#carryOut(move);
+    if (this.#ladder !== null) this.#region.mendNow(span);
     if (prefetch.length > 0) this.#region.prefetch(BigUint64Array.from(prefetch, BigInt));
     const { limitPages, readAround, evictBatch, spinUs } = knobs;
     const fixed = this.#plan.limitMinPages >= this.#state.options.limit.limitMax;
@@ -131,6 +162,7 @@ export class PolicyDriver {
     for (let at = 0; at < span.count; at++) {
       this.#residency[at] = residencyOf[(this.#states[at] ?? 0) & stateMask] ?? pagePoisoned;
     }
+    if (this.#ladder !== null) this.#markSunk(span, this.#ladder);
     return {
       nowMs,
       firstPage: span.first,
@@ -139,6 +171,38 @@ export class PolicyDriver {
       trace: this.#trace(nowMs),
       counters: this.#counters(),
     };
+  }
+
+  /** Tells pages that have gone on to the next store from those that are at the first. */
+  #markSunk(span: { first: number; count: number }, { file, isRemoteFirst }: Ladder): void {
+    this.#region.places(span, this.#places);
+    const donors = file < 0 ? 0xff : 0xff & ~(1 << file);
+    for (let at = 0; at < span.count; at++) {
+      if (this.#residency[at] !== placeSsd) continue;
+      const isAtDonor = ((this.#places[at] ?? 0) & donors) !== 0;
+      if (isAtDonor !== isRemoteFirst) this.#residency[at] = placeRemote;
+    }
+  }
+
+  /** The store that pages sink to: the file, or the donor with most room; -1 for none. */
+  #below({ file, isRemoteFirst }: Ladder): number {
+    if (isRemoteFirst) return file;
+    const stores = this.#region.stores();
+    const room = stores.map(({ state, slots, used }, store) =>
+      state === "up" && store !== file ? slots - used : 0
+    );
+    const most = Math.max(...room);
+    return most > 0 ? room.indexOf(most) : -1;
+  }
+
+  /** Free slots at the store that pages sink to. */
+  #roomBelow(): number {
+    if (this.#ladder === null) return 0;
+    const below = this.#below(this.#ladder);
+    // In the file every page has its place.
+    if (below === this.#ladder.file) return this.#pages;
+    const store = this.#region.stores()[below];
+    return store === undefined ? 0 : store.slots - store.used;
   }
 
   /** Pages that faults have read since the last look; touches that read nothing go straight into heat. */
@@ -159,7 +223,7 @@ export class PolicyDriver {
       ramUsed: stats.residentPages,
       // Every page has its own place in the file.
       ssdFree: this.#pages,
-      remoteFree: 0,
+      remoteFree: this.#roomBelow(),
       faults: stats.fetches,
       refaults: stats.refaults,
       stallUs: stats.stallNanos / 1000,
@@ -178,7 +242,18 @@ export class PolicyDriver {
     return 0;
   }
 
+  #sink(move: Move, ladder: Ladder): void {
+    const pages = BigUint64Array.from(move.pages.subarray(0, sinkPagesMax - this.#sunk), BigInt);
+    const below = this.#below(ladder);
+    this.#sunk += pages.length;
+    if (below >= 0 && pages.length > 0) this.#region.moveNow(pages, below);
+  }
+
   #carryOut(move: Move): void {
+    if (move.to === "remote" && move.from === "ssd") {
+      if (this.#ladder !== null) this.#sink(move, this.#ladder);
+      return;
+    }
     const pages = BigUint64Array.from(move.pages, BigInt);
     if (move.to === "ram") this.#region.prefetch(pages);
     else this.#region.evict(pages, { standby: move.to === "standby" });

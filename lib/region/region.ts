@@ -10,10 +10,19 @@
  *
  * @module
  */
-import type { Native, NativeRegion, PageSpan, RegionEvent, RegionStats } from "../../ffi/mod.ts";
+import type { Native, NativeRegion, PageSpan, RegionEvent, RegionStats, StoreStatus } from "../../ffi/mod.ts";
 import { openNative } from "../../ffi/mod.ts";
 import type { Advice } from "../tier/mod.ts";
-import { bytesOf, checkOptions, limitMin, pageSize, type RegionOptions, type Size } from "./options.ts";
+import {
+  bytesOf,
+  checkOptions,
+  donorStore,
+  limitMin,
+  pageSize,
+  type RegionOptions,
+  type RemoteSlots,
+  type Size,
+} from "./options.ts";
 import { openRegion } from "./open.ts";
 import { PolicyThread } from "./policy_thread.ts";
 import { restoreInto, snapshotHead, type SnapshotResult, writeSnapshot } from "./snapshot.ts";
@@ -70,8 +79,15 @@ export class Pin implements Disposable {
   }
 }
 
+/** Pages that leave a donor in one call into C; between two of them the program may change its mind. */
+const retirePages = 4096;
+
+/** Pages looked at in one call that makes missing copies. */
+const mendPages = 65_536;
+
 /**
- * A region: memory of a fixed size of which a limited part is in RAM, and the rest in a file on SSD.
+ * A region: memory of a fixed size of which a limited part is in RAM, and the rest in a file on SSD, in memory of other hosts, or
+ * both.
  *
  * @example
  * ```ts
@@ -105,7 +121,8 @@ export class Region implements Disposable {
    * @param options sizes, the file, and how faults are served
    * @throws {RangeError} for sizes that cannot be, before anything is opened
    * @throws {DroverError} code "unsupported" where the kernel, its permissions or the file system do not allow it; "no-space"; "exists"
-   * for a file with content; "busy" for a file of another region
+   * for a file with content; "busy" for a file of another region; "disconnected" and "auth" for donors that do not answer, or
+   * do not know the ticket
    */
   static open(options: RegionOptions): Region {
     const native = options.native ?? openNative();
@@ -180,6 +197,65 @@ export class Region implements Disposable {
     const limitPages = Math.floor(bytes / pageSize);
     this.#native.control.setKnobs({ limitPages });
     await this.#native.reclaim(limitPages);
+  }
+
+  /**
+   * What holds cold pages: the file, donors, or both, in the order in which they are filled. The numbers that the other methods take are
+   * places in this list.
+   */
+  stores(): StoreStatus[] {
+    return this.#native.stores();
+  }
+
+  /**
+   * One more donor, in the place of one that is gone if there is such.
+   *
+   * @returns its number
+   * @throws {RangeError} for a lease that cannot be one
+   * @throws {NativeError} where it does not answer, or where there are eight stores
+   */
+  async addDonor(slots: RemoteSlots, options: { timeoutSeconds?: number } = {}): Promise<number> {
+    return await this.#native.addStore(donorStore(slots, Math.round((options.timeoutSeconds ?? 5) * 1000)));
+  }
+
+  /**
+   * Gives a donor its memory back: all that it holds moves elsewhere, and nothing new goes there.
+   *
+   * @param store its number
+   * @param options `lost`: it has nothing any more, so nothing is read from it; what was there alone is lost
+   * @returns how many pages it still holds, because there is no room elsewhere; 0 when it is gone
+   */
+  async retireDonor(store: number, options: { lost?: boolean } = {}): Promise<number> {
+    const lost = options.lost === true;
+    let left = Infinity;
+    for (;;) {
+      const still = await this.#native.retire(store, { lost, limit: retirePages });
+      if (still === 0 || still >= left) return still;
+      left = still;
+    }
+  }
+
+  /**
+   * Makes copies that are missing, because a donor failed or had no room. The policy does the same, little by little.
+   *
+   * @returns how many pages still have fewer than they should and could have
+   */
+  async mend(): Promise<number> {
+    const pages = this.size / pageSize;
+    let thin = 0;
+    for (let first = 0; first < pages; first += mendPages) {
+      const span = { first, count: Math.min(mendPages, pages - first) };
+      let left = Infinity;
+      for (;;) {
+        const still = await this.#native.mend(span);
+        if (still === 0 || still >= left) {
+          thin += still;
+          break;
+        }
+        left = still;
+      }
+    }
+    return thin;
   }
 
   /**

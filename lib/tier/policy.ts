@@ -15,7 +15,7 @@
  *    been idle for T1 come up, hottest first.
  * 3. **Idle pages of RAM**: beyond T2 to remote while there is room, else beyond T1 to SSD. With a probe they leave
  *    from standby only; mapped pages that are idle beyond `probe` are put there.
- * 4. **Idle pages of SSD**, beyond T2, to remote.
+ * 4. **Idle pages of SSD**, beyond T2, or beyond `sink` where that is given, to remote.
  *
  * Pages that go down or to standby are taken coldest first: least heat; then longest idle; then those that cost no
  * write; then lowest page, so that neighbours leave together and their writes coalesce. Idle times are compared in
@@ -86,6 +86,8 @@ export interface PlanInput {
   t1: number;
   /** Idle ticks after which a page may go to a remote host; at least T1. */
   t2: number;
+  /** The same for pages that have left RAM already; T2 unless given, and it may be below T1. */
+  sink?: number;
   /** How much may happen at once. */
   budget: PlanBudget;
   /** How full the tiers are. */
@@ -163,7 +165,7 @@ export function plan(input: PlanInput, scratch: PlanScratch = new PlanScratch())
   move(leaving, "remote", Infinity, { idleFrom: t2 });
   move(leaving, "ssd", Infinity, { idleFrom: t1 });
   if (isProbing) move([placeRam], "standby", Infinity, { idleFrom: probe });
-  move([placeSsd], "remote", Infinity, { idleFrom: t2 });
+  move([placeSsd], "remote", Infinity, { idleFrom: input.sink ?? t2 });
   return context.moves;
 }
 
@@ -337,6 +339,9 @@ function checkInput(input: PlanInput): void {
   }
   if (!Number.isInteger(batchPages) || batchPages < 1) {
     throw new RangeError(`Cannot plan moves in batches of "${batchPages}" pages: expected at least 1`);
+  }
+  if (input.sink !== undefined && !(input.sink >= 0)) {
+    throw new RangeError(`Cannot plan moves: pages sink after "${input.sink}" ticks, expected 0 or more`);
   }
   for (const amount of [budget.moves, budget.writes, budget.probes]) {
     if (!(amount >= 0)) throw new RangeError(`Cannot plan "${amount}" moves: expected none or more`);

@@ -48,6 +48,8 @@ export interface PolicyOptions {
   t1Ms: number;
   /** Idle time after which a page may go to a remote host. */
   t2Ms: number;
+  /** The same for pages that have left RAM already; `t2Ms` unless given, and it may be below `t1Ms`. */
+  sinkMs?: number;
   /** After this time a touch counts half. */
   heatHalfLifeMs: number;
   /** Heat from which a page on a lower tier is read before it is asked for; 256 for never. */
@@ -294,6 +296,7 @@ export function step(state: PolicyState, sample: PolicySample): PolicyStep {
     probe: options.probeMs === Infinity ? Infinity : ticksFromMs(probeMs),
     t1,
     t2: ticksFromMs(options.t2Ms),
+    ...(options.sinkMs === undefined ? {} : { sink: ticksFromMs(options.sinkMs) }),
     budget: allowed,
     tiers: {
       ramUsed: counters.ramUsed,

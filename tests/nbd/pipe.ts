@@ -45,6 +45,27 @@ export class PipeEnd implements NbdTransport {
     }
   }
 
+  /** What a `readNow` would give: something that has arrived, or 0. */
+  takeNow(buffer: Uint8Array): number {
+    const piece = this.#pieces[0];
+    if (piece === undefined || this.#closed) return 0;
+    const count = Math.max(1, this.#sizes(Math.min(piece.length, buffer.length)));
+    buffer.set(piece.subarray(0, count));
+    if (count === piece.length) this.#pieces.shift();
+    else this.#pieces[0] = piece.subarray(count);
+    return count;
+  }
+
+  /** What a `writeNow` would do. */
+  giveNow(bytes: Uint8Array): number {
+    const peer = this.#peer;
+    if (this.#closed || peer === null || peer.#closed) return 0;
+    const count = Math.max(1, this.#sizes(bytes.length));
+    peer.deliver(bytes.slice(0, count));
+    this.sent += count;
+    return count;
+  }
+
   async write(bytes: Uint8Array): Promise<number> {
     await Promise.resolve();
     const peer = this.#peer;

@@ -1,13 +1,15 @@
 import assert from "node:assert/strict";
+import { toolExists } from "../../bench/process.ts";
 import { openNative } from "../../ffi/mod.ts";
 import { DroverError } from "../../lib/base/errors.ts";
 import { type Backend, CheckedBackend, IoError, isZero } from "../../lib/region/backend.ts";
 import { checksummed, digestSize } from "../../lib/region/backend_checksum.ts";
+import { DirectBackend } from "../../lib/region/backend_direct.ts";
 import { DirectoryBackend } from "../../lib/region/backend_directory.ts";
 import { FileBackend } from "../../lib/region/backend_file.ts";
 import { MemoryBackend } from "../../lib/region/backend_memory.ts";
 import { NbdBackend } from "../../lib/region/backend_nbd.ts";
-import { openBackend, parseBackendUrl, registerScheme } from "../../lib/region/backend_url.ts";
+import { openBackend, parseBackendUrl, registerScheme, shownUrl } from "../../lib/region/backend_url.ts";
 import { chunked, type Clock, delayed, faulty, readOnly } from "../../lib/region/backend_wrap.ts";
 import { NbdListener } from "../../lib/region/nbd_listen.ts";
 import { type BackendCase, backendSuite } from "../backend_suite.ts";
@@ -44,6 +46,16 @@ function manualClock(): Clock & { slept: number } {
   return clock;
 }
 
+// What is opened once for all is opened here: the library for sockets.
+{
+  const place = { hostname: "127.0.0.1", port: 0 };
+  await using listener = await NbdListener.open({
+    place,
+    offers: [{ name: "", backend: new MemoryBackend(1) }],
+  });
+  await (await NbdBackend.connect(listener.place)).close();
+}
+
 const memory = (size: number): Promise<Backend> => Promise.resolve(new MemoryBackend(size));
 const file = `${room}/file`;
 const dir = `${room}/dir`;
@@ -78,6 +90,13 @@ const cases: readonly BackendCase[] = [
     open: (size) => Promise.resolve(FileBackend.open(file, { create: size, handles: 1 })),
     reopen: () => Promise.resolve(FileBackend.open(file)),
     clean: removing(file),
+  },
+  {
+    name: "direct file",
+    open: (size) => Promise.resolve(DirectBackend.open(file, openNative(), { create: size })),
+    reopen: () => Promise.resolve(DirectBackend.open(file, openNative())),
+    clean: removing(file),
+    sparse: true,
   },
   {
     name: "directory",
@@ -135,6 +154,36 @@ Deno.test("readOnly() reads, and refuses writes, zeros and trims", async () => {
   await assert.rejects(async () => await backend.writeAt(0, into), denied("EPERM"));
   await assert.rejects(async () => await backend.zero?.(0, 1), denied("EPERM"));
   await assert.rejects(async () => await backend.trim?.(0, 1), denied("EPERM"));
+});
+
+const hasFincore = toolExists("fincore");
+if (!hasFincore) {
+  console.error("tests: a test of direct: is skipped, there is no fincore; type: apt-get install util-linux");
+}
+
+Deno.test({
+  name: "DirectBackend leaves nothing in the page cache but the odd end of a file",
+  ignore: !hasFincore,
+  fn: async () => {
+    try {
+      {
+        await using backend = DirectBackend.open(file, openNative(), { create: 1024 * KiB + 100 });
+        await backend.writeAt(1000, new Uint8Array(900 * KiB).fill(5));
+        await backend.writeAt(1024 * KiB - 50, new Uint8Array(150).fill(6));
+        await backend.flush();
+        const into = new Uint8Array(1024 * KiB);
+        await backend.readAt(100, into);
+        assert.equal(into[900 * KiB], 5);
+        assert.equal(into[into.length - 1], 6);
+      }
+      const { stdout } = await new Deno.Command("fincore", { args: ["-b", "-n", "-o", "RES", file] })
+        .output();
+      const cached = Number(new TextDecoder().decode(stdout));
+      assert.ok(cached <= 8 * KiB, `${cached} bytes are cached`);
+    } finally {
+      removing(file)();
+    }
+  },
 });
 
 Deno.test("chunked() reaches whole aligned chunks only", async () => {
@@ -334,7 +383,7 @@ Deno.test("NbdBackend: a server that dies fails what is under way and what comes
 Deno.test("openBackend() opens every scheme, and says what is wrong with a URL", async () => {
   try {
     Deno.writeFileSync(file, new Uint8Array(10));
-    for (const url of [file, `file:${file}`, `file://${file}`]) {
+    for (const url of [file, `file:${file}`, `file://${file}`, `direct:${file}`]) {
       await using backend = await openBackend(url);
       assert.equal(backend.size, 10);
     }
@@ -352,6 +401,10 @@ Deno.test("openBackend() opens every scheme, and says what is wrong with a URL",
       "nbd://",
       "nbd://h:70000",
       "nbd://h/%zz",
+      "nbd://h/d?timeout=x",
+      "nbd://h/d?timeout=90000",
+      "nbd://h/d?key=a",
+      "nbds://h/d?size=1",
       "nbd+unix:///x",
       "nbd+unix:///x?sock=/a",
       `dir:${room}/new?size=1MiB&chunk=3`,
@@ -369,6 +422,19 @@ Deno.test("openBackend() opens every scheme, and says what is wrong with a URL",
     removing(dir)();
     removing(`${room}/new`)();
   }
+});
+
+Deno.test("shownUrl() hides who asks, and nothing else", () => {
+  for (
+    const [text, shown] of [
+      ["redis://me:se@cr/et@host/1?name=x", "redis://…@cr/et@host/1?name=x"],
+      ["redis://:secret@host:1/1?name=x@y", "redis://…@host:1/1?name=x@y"],
+      ["zstd+redis+unix://:secret@/1?socket=/a@b", "zstd+redis+unix://…@/1?socket=/a@b"],
+      ["https://me:a@b@host/c", "https://…@host/c"],
+      ["nbd://host/a@b", "nbd://host/a@b"],
+      ["/home/me@work/disk", "/home/me@work/disk"],
+    ] as const
+  ) assert.equal(shownUrl(text), shown);
 });
 
 Deno.test("registerScheme() takes a page of code from anybody", async () => {

@@ -139,6 +139,31 @@ Deno.test("step() lets a page go only after it was put in standby and nobody tou
   ]);
 });
 
+Deno.test("step() lets pages sink that have left RAM, after their own time and while there is room", () => {
+  let state = start({ t1Ms: 4e10, t2Ms: 4e10, sinkMs: 5000, probeMs: Infinity, writesPerSecond: 1000 });
+  const residency = new Uint8Array(pages).fill(placeSsd);
+  residency.fill(placeRam, 0, 1000);
+  let room = 2000;
+  let first = Infinity;
+  for (let nowMs = 50; nowMs <= 20_000; nowMs += 50) {
+    // Page 3000 is read again and again, and page 10 is in RAM.
+    const trace = nowMs % 1000 === 0 ? Uint32Array.of(3000) : new Uint32Array(0);
+    const counters = { ...zero, ramUsed: 1000, remoteFree: room };
+    const result = step(state, sampleAt(nowMs, { residency, counters, trace }));
+    state = result.state;
+    for (const { from, to, pages } of result.moves) {
+      assert.deepEqual([from, to], ["ssd", "remote"]);
+      first = Math.min(first, nowMs);
+      room -= pages.length;
+      for (const page of pages) residency[page] = placeRemote;
+    }
+  }
+  assert.ok(first >= 5000 && first < 5200, `the first page sank after ${first} ms`);
+  assert.equal(room, 0);
+  assert.equal(residency[3000], placeSsd, "a page in use sank");
+  assert.ok(residency.subarray(0, 1000).every((place) => place === placeRam), "a page left RAM");
+});
+
 Deno.test("step() prefetches along a trace, past what is in RAM or called random, and never twice", () => {
   let state = start();
   state.advice.set({ firstPage: 120, endPage: 124 }, "random");

@@ -50,6 +50,7 @@ function sampleOf(seed: number): PlanInput {
     idle: Uint32Array.from({ length: count }, () => random(idleBound)),
     t1,
     t2: t1 + random(idleBound),
+    ...(random(3) === 0 ? { sink: random(idleBound) } : {}),
     probe: random(2) === 0 ? Infinity : random(t1 + 1),
     budget: {
       moves: random(3) === 0 ? 2 * count : random(count + 1),
@@ -120,7 +121,7 @@ function slowPlan(input: PlanInput): Taken[] {
   take(leaving, "remote", Infinity, idleFor(t2));
   take(leaving, "ssd", Infinity, idleFor(t1));
   if (probe !== Infinity) take([placeRam], "standby", Infinity, idleFor(probe));
-  take([placeSsd], "remote", Infinity, idleFor(t2));
+  take([placeSsd], "remote", Infinity, idleFor(input.sink ?? t2));
   return steps;
 }
 
@@ -186,7 +187,8 @@ Deno.test("plan() keeps to budget and room, and never moves a page that is held 
         writes += Number(costs);
         if (costs || to === "ram") slots[to]++;
         if (to === "remote") {
-          assert.ok((input.idle[page - input.firstPage] ?? 0) >= input.t2, `seed ${seed}: T2`);
+          const least = from === "ssd" ? input.sink ?? input.t2 : input.t2;
+          assert.ok((input.idle[page - input.firstPage] ?? 0) >= least, `seed ${seed}: T2`);
         }
       }
     }
@@ -320,6 +322,7 @@ Deno.test("plan() refuses samples of unequal length, T1 above T2 and empty batch
   const input = sampleOf(1);
   assert.throws(() => plan({ ...input, heat: new Uint8Array(1 + input.heat.length) }), RangeError);
   assert.throws(() => plan({ ...input, t1: input.t2 + 1 }), RangeError);
+  assert.throws(() => plan({ ...input, sink: NaN }), RangeError);
   assert.throws(() => plan({ ...input, batchPages: 0 }), RangeError);
   assert.throws(() => plan({ ...input, budget: { moves: NaN, writes: 0, probes: 0 } }), RangeError);
 });
