@@ -125,12 +125,32 @@ export {
   type NbdExportInfo,
   type NbdExports,
   type NbdLimits,
+  type NbdServerTls,
   type NbdTally,
   type NbdTransport,
   serveNbd,
   type ServeNbdOptions,
   transportOf,
 } from "./lib/nbd/mod.ts";
+export {
+  borrow,
+  Borrowed,
+  type BorrowedSlots,
+  type BorrowEvent,
+  type BorrowOptions,
+  Donor,
+  type DonorOptions,
+  type DonorStatus,
+  type FollowOptions,
+  followRoom,
+  type LeaseState,
+  type LeaseStatus,
+  listDonor,
+  type MemorySource,
+  type RdmaLender,
+  type RegionDonors,
+} from "./lib/cluster/mod.ts";
+export { type Log, type LogFields, type LogLevel, logLevels } from "./lib/base/log.ts";
 export type { Advice } from "./lib/tier/mod.ts";
 export {
   type Allowance,
@@ -178,3 +198,6 @@ export {
 } from "./lib/version/diff.ts";
 export { versionId } from "./lib/version/history.ts";
 export { type LinkGroup, Manifest, type ManifestTotals } from "./lib/version/manifest.ts";
+export { mount, Mount, type MountOptions } from "./lib/region/mount.ts";
+export { FuseFile, type FuseOptions } from "./lib/region/fuse.ts";
+export type { ManagedByUrl } from "./lib/region/mount_managed.ts";

@@ -27,7 +27,11 @@ Options:
       --restart       forget what an earlier run has copied
       --no-verify     do not read the copy again
       --parallel N    chunks of 1MiB on their way at once; default: 16
-      --json          print {"source", "dest", "size", "copied", "zero", "resumed", "verified", "seconds"}
+      --watch         go on: keep DEST in step with SOURCE, in place, by the hashes of its pieces of 64KiB, until SIGINT
+                      or SIGTERM; only pieces that changed are written
+      --interval N    with --watch: seconds between two looks at SOURCE; default: 1
+      --json          print {"source", "dest", "size", "copied", "zero", "resumed", "verified", "seconds"}; with --watch
+                      a line per look that found changes: {"pass", "read", "changed", "zero", "seconds"}
   -h, --help          this text
 
 Example:
@@ -40,6 +44,8 @@ interface Options {
   restart?: boolean;
   verify: boolean;
   parallel: number;
+  watch?: boolean;
+  interval: number;
 }
 
 const parallelMax = 256;
@@ -48,9 +54,30 @@ export function define(command: Command, run: RunCommand): void {
   command.argument("<source>").argument("<dest>")
     .option("--journal <file>").option("--restart").option("--no-verify")
     .addOption(new Option("--parallel <n>").argParser(countArgument("--parallel")).default(16))
+    .option("--watch")
+    .addOption(new Option("--interval <n>").argParser(countArgument("--interval")).default(1))
     .action((source: string, dest: string, options: Options) =>
-      run((terminal) => copy(terminal, source, dest, options))
+      run((terminal) =>
+        options.watch === true
+          ? watch(terminal, source, dest, options)
+          : copy(terminal, source, dest, options)
+      )
     );
+}
+
+async function watch(terminal: Terminal, source: string, dest: string, options: Options): Promise<void> {
+  if (options.journal !== undefined || options.restart === true || !options.verify) {
+    throw new DroverError("usage", "Cannot use --watch with --journal, --restart or --no-verify");
+  }
+  const [{ parseBackendUrl }, { watchCopy }] = await Promise.all([
+    import("../region/backend_url.ts"),
+    import("./cp_watch.ts"),
+  ]);
+  const to = parseBackendUrl(dest);
+  const path = to.scheme === "file" ? filePath(to.rest) : null;
+  refuseSame(source, parseBackendUrl(source).scheme, path);
+  const create = to.scheme === "dir" || (path !== null && !isDevice(path));
+  await watchCopy(terminal, { source, dest, create, ...options });
 }
 
 async function copy(terminal: Terminal, source: string, dest: string, options: Options): Promise<void> {
@@ -166,7 +193,8 @@ async function withSignal<T>(
   }
 }
 
-async function openTarget(
+/** Opens what is written; what is too small or read-only is refused. */
+export async function openTarget(
   open: (text: string, options: { create?: number; connections: number }) => Promise<Backend>,
   options: { dest: string; size: number; connections: number; create: boolean },
 ): Promise<Backend> {
@@ -187,8 +215,15 @@ async function openJournal(
   path: string,
   { source, dest, from }: { source: string; dest: string; from: Backend },
 ): Promise<FileJournal> {
-  const { FileJournal } = await import("../region/copy.ts");
-  const journal = FileJournal.open(path, { source, size: from.size, stamp: stampOf(source) });
+  const [{ FileJournal }, { shownUrl }] = await Promise.all([
+    import("../region/copy.ts"),
+    import("../region/backend_url.ts"),
+  ]);
+  const journal = FileJournal.open(path, {
+    source: shownUrl(source),
+    size: from.size,
+    stamp: stampOf(source),
+  });
   if (journal !== null) return journal;
   throw new DroverError(
     "usage",

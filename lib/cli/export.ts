@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { DroverError } from "../base/errors.ts";
 import type { NbdPlace } from "../region/backend_nbd.ts";
+import type { KeyedNbd } from "../region/nbd_trust.ts";
 import { formatBytes, formatCount } from "./format.ts";
 import type { RunCommand } from "./registry.ts";
 import { shellWord } from "./stream_files.ts";
@@ -13,15 +14,22 @@ Offers a backend to NBD clients (nbdcopy, qemu, the kernel's nbd-client, drover 
 what is in flight is finished and flushed. A second signal ends it at once.
 
 SOURCE is a path of a file or block device, or a URL:
-  file:PATH  memory:SIZE  dir:PATH[?size=SIZE&chunk=SIZE]  nbd://HOST[:PORT][/NAME]  nbd+unix:///[NAME]?socket=PATH
+  file:PATH  direct:PATH  memory:SIZE  dir:PATH[?size=SIZE&chunk=SIZE]  http[s]://HOST/PATH
+  nbd://HOST[:PORT][/NAME]  nbds://HOST[:PORT][/NAME]?key=FILE  nbd+unix:///[NAME]?socket=PATH
+  redis://[USER:PASSWORD@]HOST[:PORT][/DB]?name=NAME  s3://BUCKET[/PREFIX]?endpoint=URL
+  zstd+dir:… zstd+redis:… zstd+s3:…  the same, compressed
 
 NBD has no authentication of its own: whoever reaches the address may read, and unless --read-only is said write. So
-only loopback and unix sockets, which are the owner's alone, are listened on unless --allow-remote is said.
+only loopback and unix sockets, which are the owner's alone, are listened on unless --allow-remote or --key is said.
+With --key only holders of the cluster's key come in, by TLS: as nbds://HOST:PORT/NAME?key=FILE.
 
 Options:
       --listen ADDR   HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free one; default: 127.0.0.1:10809
       --name NAME     the export's name; default: the export without a name
       --read-only     refuse writes
+      --key FILE      TLS, and for holders of the cluster's key only (drover key new FILE)
+      --tls-certificates DIR
+                      TLS with server-cert.pem and server-key.pem of DIR; clients stay unknown
       --allow-remote  listen on an address that others can reach
       --json          print {"listening", "source", "size", "name", "readOnly"} when clients can connect, {"event"}
                       lines, and at the end {"connections", "requests", "readBytes", "writtenBytes", "errors"}
@@ -38,6 +46,8 @@ interface Options {
   name: string;
   readOnly?: boolean;
   allowRemote?: boolean;
+  key?: string;
+  tlsCertificates?: string;
 }
 
 const portDefault = 10809;
@@ -45,6 +55,7 @@ const portDefault = 10809;
 export function define(command: Command, run: RunCommand): void {
   command.argument("<source>").option("--listen <addr>", "", `127.0.0.1:${portDefault}`)
     .option("--name <name>", "", "").option("--read-only").option("--allow-remote")
+    .option("--key <file>").option("--tls-certificates <dir>")
     .action((source: string, options: Options) => run((terminal) => offer(terminal, source, options)));
 }
 
@@ -54,17 +65,25 @@ async function offer(terminal: Terminal, source: string, options: Options): Prom
   if (new TextEncoder().encode(name).length > 4096 || name.includes("\0")) {
     throw new DroverError("usage", "Cannot use that --name: it may have 4096 bytes, none of them zero");
   }
+  const tls = await tlsOf(options);
   const place = await placeOf(source, options, terminal);
-  const [{ openBackend }, { NbdListener }] = await Promise.all([
+  const [{ openBackend, shownUrl }, { NbdListener }] = await Promise.all([
     import("../region/backend_url.ts"),
     import("../region/nbd_listen.ts"),
   ]);
   const stop = stopSignals(terminal);
   try {
     await using backend = await openBackend(source, { readOnly });
+    // It is shown to clients, and may hold a password.
+    const shown = shownUrl(source);
+    const offer = { name: tls?.name ?? name, description: shown.slice(0, 256), backend, readOnly };
     const listener = await NbdListener.open({
       place,
-      offers: [{ name, description: source.slice(0, 256), backend, readOnly }],
+      // With a key the name is a secret.
+      offers: options.key === undefined
+        ? [offer]
+        : { list: () => [], find: (asked) => asked === offer.name ? offer : null },
+      ...(tls === null ? {} : { tls: tls.certificate }),
       log: (event) => {
         if (event.event !== "refused") return;
         const line = `${event.peer}: ${errorText(event.error)}`;
@@ -72,11 +91,11 @@ async function offer(terminal: Terminal, source: string, options: Options): Prom
         terminal.object({ event: line });
       },
     });
-    const url = listener.url(name);
+    const url = `${listener.url(name)}${tlsQuery(options)}`;
     const isReadOnly = readOnly || backend.readOnly;
-    terminal.line(`${url}  ${formatBytes(backend.size)}, ${source}${isReadOnly ? ", read-only" : ""}`);
+    terminal.line(`${url}  ${formatBytes(backend.size)}, ${shown}${isReadOnly ? ", read-only" : ""}`);
     terminal.note(`next: drover cp ${shellWord(url)} copy.raw`);
-    terminal.object({ listening: url, source, size: backend.size, name, readOnly: isReadOnly });
+    terminal.object({ listening: url, source: shown, size: backend.size, name, readOnly: isReadOnly });
     await stop.stopped;
     await listener.close();
     if (!isReadOnly) await backend.flush();
@@ -89,6 +108,31 @@ async function offer(terminal: Terminal, source: string, options: Options): Prom
   } finally {
     stop.forget();
   }
+}
+
+/** What the server shows, and the name that it is asked for; null for a connection in the clear. */
+async function tlsOf(options: Options): Promise<KeyedNbd | null> {
+  const { key, tlsCertificates, name, listen } = options;
+  if (key === undefined && tlsCertificates === undefined) return null;
+  if (key !== undefined && tlsCertificates !== undefined) {
+    throw new DroverError("usage", "Cannot use --key with --tls-certificates: the key brings its own");
+  }
+  if (listen.startsWith("unix:")) {
+    throw new DroverError(
+      "usage",
+      `Cannot use TLS on "${listen}": a unix socket is its owner's alone as it is`,
+    );
+  }
+  const { keyedExport, serverCertificate } = await import("../region/nbd_trust.ts");
+  if (key !== undefined) return await keyedExport(key, name);
+  return { name, certificate: serverCertificate(tlsCertificates ?? "") };
+}
+
+/** What a client on this machine has to add to the URL. */
+function tlsQuery({ key, tlsCertificates }: Options): string {
+  if (key !== undefined) return `?key=${encodeURIComponent(key).replaceAll("%2F", "/")}`;
+  if (tlsCertificates === undefined) return "";
+  return `?tls-certificates=${encodeURIComponent(tlsCertificates).replaceAll("%2F", "/")}`;
 }
 
 /** Where to listen: a place that only programs of this machine can reach, unless it was said otherwise. */
@@ -106,6 +150,7 @@ async function placeOf(source: string, options: Options, terminal: Terminal): Pr
   const { host, port } = parseAddress(withPort);
   const hostname = host === "localhost" ? "127.0.0.1" : host;
   if (!isLoopback(hostname)) {
+    if (options.key !== undefined) return { hostname: hostname === "" ? "0.0.0.0" : hostname, port };
     if (options.allowRemote !== true) {
       throw new DroverError(
         "usage",

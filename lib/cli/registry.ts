@@ -77,7 +77,16 @@ export const commands: readonly CommandEntry[] = [
   { words: ["fs", "import"], summary: "make a version from a tar", load: () => import("./fs_import.ts") },
   { words: ["push"], summary: "bring a node to this tree's head", load: () => import("./push.ts") },
   { words: ["pull"], summary: "bring this tree to a node's head", load: () => import("./pull.ts") },
-  { words: ["serve"], summary: "be a node: take pushes, answer pulls", load: () => import("./serve.ts") },
+  {
+    words: ["serve"],
+    summary: "be a node: take pushes, answer pulls, lend memory",
+    load: () => import("./serve.ts"),
+  },
+  {
+    words: ["donors"],
+    summary: "who lends how much memory to whom",
+    load: () => import("./donors.ts"),
+  },
   {
     words: ["stream", "inspect"],
     summary: "what is in a save image or migration stream",
@@ -119,6 +128,9 @@ export const commands: readonly CommandEntry[] = [
     load: () => import("./mem_demo.ts"),
   },
   { words: ["export"], summary: "offer a disk image to NBD clients", load: () => import("./export.ts") },
+  { words: ["mount"], summary: "show a disk image as a file", load: () => import("./mount.ts") },
+  { words: ["unmount"], summary: "take such a file away again", load: () => import("./unmount.ts") },
+  { words: ["mounts"], summary: "what is mounted", load: () => import("./mounts.ts") },
   { words: ["cp"], summary: "copy a disk image, sparse, checked, resumable", load: () => import("./cp.ts") },
   { words: ["key", "new"], summary: "make a key for a cluster", load: () => import("./key_new.ts") },
   {

@@ -6,7 +6,8 @@
  *
  * @module
  */
-import { type DroverCode, DroverError, FormatError } from "../base/errors.ts";
+import { type DroverCode, DroverError } from "../base/errors.ts";
+import { Fields, printable } from "../base/fields.ts";
 import { isVersionId } from "../version/history.ts";
 import { treeNameFault } from "../net/mod.ts";
 import { endType } from "../stream/mod.ts";
@@ -179,7 +180,7 @@ const codes: ReadonlySet<string> = new Set<DroverCode>([
 
 /** The error that the other side reported, as ours. */
 export function remoteError(body: Uint8Array, peer: string): DroverError {
-  const fields = new Fields(body, "error");
+  const fields = fieldsOf(body, "error");
   const code = fields.text("code", 64);
   const message = printable(fields.text("message", 65_536));
   const hint = fields.optionalText("hint", 65_536);
@@ -189,15 +190,9 @@ export function remoteError(body: Uint8Array, peer: string): DroverError {
   });
 }
 
-/** A peer's words go to a terminal: without its control characters. */
-function printable(text: string): string {
-  // deno-lint-ignore no-control-regex
-  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
-}
-
 /** Reads a HELLO. */
 export function decodeHello(body: Uint8Array): Hello {
-  const fields = new Fields(body, "hello");
+  const fields = fieldsOf(body, "hello");
   const version = fields.count("protocol", 1_000_000);
   if (version !== protocolVersion) {
     throw new DroverError("protocol", `Cannot talk protocol ${version}: this node speaks ${protocolVersion}`);
@@ -218,7 +213,7 @@ export function encodeHello(hello: Hello): Uint8Array {
 
 /** Reads a STATE. */
 export function decodeState(body: Uint8Array): SideState {
-  return readState(new Fields(body, "state"));
+  return readState(fieldsOf(body, "state"));
 }
 
 function readState(fields: Fields): SideState {
@@ -239,13 +234,13 @@ function readState(fields: Fields): SideState {
 
 /** Reads an OFFER. */
 export function decodeOffer(body: Uint8Array): Offer {
-  const fields = new Fields(body, "offer");
+  const fields = fieldsOf(body, "offer");
   return { chunks: fields.count("chunks", 4096), force: fields.flag("force") };
 }
 
 /** Reads a READY. */
 export function decodeReady(body: Uint8Array): Ready {
-  const fields = new Fields(body, "ready");
+  const fields = fieldsOf(body, "ready");
   const have = fields.list("have", haveMax).map((item) => ({
     index: item.count("index", 2 ** 32),
     digest: item.text("digest", 64),
@@ -255,7 +250,7 @@ export function decodeReady(body: Uint8Array): Ready {
 
 /** Reads a DONE. */
 export function decodeDone(body: Uint8Array): Done {
-  const fields = new Fields(body, "done");
+  const fields = fieldsOf(body, "done");
   const head = fields.text("head", 64);
   if (!isVersionId(head)) throw fields.fail("head", "it is no version id");
   return { head, applySeconds: fields.number("applySeconds") };
@@ -263,105 +258,9 @@ export function decodeDone(body: Uint8Array): Done {
 
 /** Reads a NOTHING: why no package comes. */
 export function decodeNothing(body: Uint8Array): string {
-  return new Fields(body, "nothing").text("reason", 1024);
+  return fieldsOf(body, "nothing").text("reason", 1024);
 }
 
-/** The fields of one JSON object, each checked when it is taken. */
-class Fields {
-  readonly #value: Record<string, unknown>;
-  readonly #what: string;
-
-  constructor(source: Uint8Array | Record<string, unknown>, what: string) {
-    this.#what = what;
-    let value: unknown = source;
-    if (source instanceof Uint8Array) {
-      try {
-        value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(source));
-      } catch (error) {
-        throw new FormatError(`protocol.${what}`, 0, `Cannot read a ${what} message: it is no JSON`, {
-          cause: error,
-        });
-      }
-    }
-    if (typeof value !== "object" || value === null || Array.isArray(value)) {
-      throw new FormatError(`protocol.${what}`, 0, `Cannot read a ${what} message: it is no object`);
-    }
-    this.#value = value as Record<string, unknown>;
-  }
-
-  fail(key: string, message: string): FormatError {
-    return new FormatError(
-      `protocol.${this.#what}.${key}`,
-      -1,
-      `Cannot read a ${this.#what} message: ${key}: ${message}`,
-    );
-  }
-
-  text(key: string, lengthMax: number): string {
-    const value = this.#value[key];
-    if (typeof value !== "string" || value.length > lengthMax) {
-      throw this.fail(key, `must be text of at most ${lengthMax}`);
-    }
-    return value;
-  }
-
-  optionalText(key: string, lengthMax: number): string | undefined {
-    const value = this.#value[key];
-    return value === undefined || value === null ? undefined : this.text(key, lengthMax);
-  }
-
-  number(key: string): number {
-    const value = this.#value[key];
-    if (typeof value !== "number" || !Number.isFinite(value)) throw this.fail(key, "must be a number");
-    return value;
-  }
-
-  count(key: string, max: number): number {
-    const value = this.number(key);
-    if (!Number.isInteger(value) || value < 0 || value > max) {
-      throw this.fail(key, `must be a whole number up to ${max}`);
-    }
-    return value;
-  }
-
-  flag(key: string): boolean {
-    const value = this.#value[key];
-    if (typeof value !== "boolean") throw this.fail(key, "must be true or false");
-    return value;
-  }
-
-  texts(key: string, countMax: number, lengthMax: number): string[] {
-    const value = this.#value[key];
-    if (!Array.isArray(value) || value.length > countMax) {
-      throw this.fail(key, `must be a list of at most ${countMax}`);
-    }
-    return value.map((item: unknown) => {
-      if (typeof item !== "string" || item.length > lengthMax) {
-        throw this.fail(key, `must hold texts of at most ${lengthMax}`);
-      }
-      return item;
-    });
-  }
-
-  list(key: string, countMax: number): Fields[] {
-    const value = this.#value[key];
-    if (!Array.isArray(value) || value.length > countMax) {
-      throw this.fail(key, `must be a list of at most ${countMax}`);
-    }
-    return value.map((item: unknown) => new Fields(item as Record<string, unknown>, this.#what));
-  }
-
-  nested(key: string): Fields | null {
-    const value = this.#value[key];
-    return value === undefined || value === null
-      ? null
-      : new Fields(value as Record<string, unknown>, this.#what);
-  }
-
-  record(key: string): Record<string, unknown> {
-    const value = this.#value[key];
-    return typeof value === "object" && value !== null && !Array.isArray(value)
-      ? value as Record<string, unknown>
-      : {};
-  }
+function fieldsOf(source: Uint8Array, what: string): Fields {
+  return new Fields(source, { prefix: "protocol", what });
 }

@@ -59,7 +59,7 @@ for (const group of Object.keys(groups)) {
     const { code, stdout } = await drover(group, "--help");
     assert.equal(code, 0);
     for (const { words } of commands) {
-      assert.equal(stdout.includes(`  ${words.join(" ")} `), words[0] === group);
+      assert.equal(stdout.includes(`\n  ${words.join(" ")} `), words[0] === group);
     }
   });
 }
