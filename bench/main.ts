@@ -21,13 +21,25 @@ const benches: Readonly<Record<string, Bench>> = {
     question: "ELFM's evaluation: A, B, C, B, A by three modes and rsync",
     load: () => import("./elfm.ts"),
   },
+  fuse: {
+    question: "a FUSE file on memory: requests per second",
+    load: () => import("./fuse.ts"),
+  },
   mem: {
     question: "memory larger than its RAM: a region beside kernel swap, the device and plain memory",
     load: () => import("./mem.ts"),
   },
+  mount: {
+    question: "a managed mount over a distance: first byte, throughput, durable writes, learned order",
+    load: () => import("./mount.ts"),
+  },
   nbd: {
     question: "an NBD server in TypeScript beside nbdkit, both on memory",
     load: () => import("./nbd.ts"),
+  },
+  ping: {
+    question: "a page from a donor over TCP beside a bare ping-pong, and a pull beside a bare stream",
+    load: () => import("./ping.ts"),
   },
   stream: {
     question: "streams of memory beside cat, and deltas beside lz4",
