@@ -149,7 +149,7 @@ static void test_rest(int dir)
 	struct drover_stat stat;
 	struct drover_statfs room;
 	struct drover_identity identity;
-	char small[3], text[4096];
+	char small[3], text[65536];
 	char handle[132];
 
 	CHECK_EQUAL(drover_fstat(-100, &stat), -EBADF);

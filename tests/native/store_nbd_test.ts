@@ -8,41 +8,25 @@
 import assert from "node:assert/strict";
 import { MemoryBackend } from "../../lib/region/backend_memory.ts";
 import { NbdListener } from "../../lib/region/nbd_listen.ts";
-import { warningFlags } from "../../native-src/build.ts";
+import {
+  addressSanitizers,
+  build,
+  compiler,
+  findTool,
+  sanitizerEnvironment,
+  threadSanitizer,
+} from "./compile.ts";
 
-const here = new URL("./", import.meta.url).pathname;
-const sources = [
+const native = [
   ...["region", "page", "store_file", "fetch", "evict", "serve", "fault", "range", "harvest"],
   ...["store_nbd", "store_nbd_dial", "store_nbd_wire"],
-].map((name) => `${here}../../native-src/${name}.c`);
-const tests = ["nbd_peer", "store_nbd_test"].map((name) => `${here}${name}.c`);
+];
 
-const compiler = await findTool(["cc", "gcc", "clang"], "gcc libc6-dev");
 const nbdkit = await findTool(["nbdkit"], "nbdkit");
 
-async function findTool(names: string[], packages: string): Promise<string | null> {
-  for (const name of names) {
-    try {
-      if ((await new Deno.Command(name, { args: ["--version"], stdout: "null" }).output()).success) {
-        return name;
-      }
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    }
-  }
-  console.error(
-    `tests/native: skipped, there is no ${names.join(" or ")}; type: apt-get install ${packages}`,
-  );
-  return null;
-}
-
 const builds = [
-  {
-    name: "address and undefined-behaviour sanitizers",
-    flags: ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    suites: ["handshake", "broken", "recovery", "model"],
-  },
-  { name: "thread sanitizer", flags: ["-fsanitize=thread"], suites: ["recovery", "model"] },
+  { sanitizers: addressSanitizers, suites: ["handshake", "broken", "recovery", "model"] },
+  { sanitizers: threadSanitizer, suites: ["recovery", "model"] },
 ];
 
 const size = 8 * 2 ** 20;
@@ -52,11 +36,7 @@ const exportName = "00112233445566778899aabbccddeeff";
 async function run(program: string, suite: string, server: string[] = []): Promise<void> {
   const { success, stdout, stderr } = await new Deno.Command(program, {
     args: [suite, ...server],
-    env: {
-      ASAN_OPTIONS: "detect_leaks=1:abort_on_error=0",
-      UBSAN_OPTIONS: "print_stacktrace=1",
-      TSAN_OPTIONS: "halt_on_error=1:second_deadlock_stack=1",
-    },
+    env: sanitizerEnvironment,
   }).output();
   const said = new TextDecoder().decode(stdout);
   assert.ok(success, `${suite} ${server.join(" ")}: ${new TextDecoder().decode(stderr)}`);
@@ -110,7 +90,7 @@ async function nbdkitMemory(): Promise<{ port: number; close: () => Promise<void
   };
 }
 
-for (const { name, flags, suites } of builds) {
+for (const { sanitizers: { name, flags }, suites } of builds) {
   Deno.test({
     name: `store_nbd_open() gives a store that no peer can break, under the ${name}`,
     ignore: compiler === null,
@@ -118,13 +98,10 @@ for (const { name, flags, suites } of builds) {
       const scratch = await Deno.makeTempDir({ dir: "/var/tmp", prefix: "drover-nbd-test-" });
       try {
         const program = `${scratch}/tests`;
-        const compiled = await new Deno.Command(compiler ?? "cc", {
-          args: [
-            ...["-std=gnu11", "-O1", "-g", "-fno-omit-frame-pointer", ...warningFlags, ...flags],
-            ...["-o", program, ...sources, ...tests, "-pthread"],
-          ],
-        }).output();
-        assert.ok(compiled.success, new TextDecoder().decode(compiled.stderr));
+        await build(
+          { native, tests: ["nbd_peer", "store_nbd_test"], flags, libraries: ["-pthread"] },
+          program,
+        );
         for (const suite of suites) await context.step(suite, () => run(program, suite));
         await context.step("model and region, on this project's server", async () => {
           const server = await drover();
