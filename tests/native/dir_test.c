@@ -30,7 +30,8 @@ static int read_all(int dir, size_t size)
 		while (at < used) {
 			const struct drover_entry *entry = (const void *)(buffer + at);
 			const char *name = (const char *)(entry + 1);
-			int number = atoi(name);
+			/* Four digits, and no NUL: behind them may stand anything. */
+			int number = (name[0] - '0') * 1000 + (name[1] - '0') * 100 + (name[2] - '0') * 10 + (name[3] - '0');
 
 			CHECK(entry->record_size % 8 == 0 && entry->record_size >= sizeof(*entry) + entry->name_size);
 			CHECK(at + entry->record_size <= used);
