@@ -198,6 +198,6 @@ export {
 } from "./lib/version/diff.ts";
 export { versionId } from "./lib/version/history.ts";
 export { type LinkGroup, Manifest, type ManifestTotals } from "./lib/version/manifest.ts";
-export { mount, Mount, type MountOptions } from "./lib/region/mount.ts";
+export { Mount, mount, type MountOptions } from "./lib/region/mount.ts";
 export { FuseFile, type FuseOptions } from "./lib/region/fuse.ts";
 export type { ManagedByUrl } from "./lib/region/mount_managed.ts";

@@ -41,6 +41,10 @@ const benches: Readonly<Record<string, Bench>> = {
     question: "a page from a donor over TCP beside a bare ping-pong, and a pull beside a bare stream",
     load: () => import("./ping.ts"),
   },
+  remote: {
+    question: "memory of other hosts beside kernel swap, bare TCP and nbdkit",
+    load: () => import("./remote.ts"),
+  },
   stream: {
     question: "streams of memory beside cat, and deltas beside lz4",
     load: () => import("./stream.ts"),

@@ -3,11 +3,13 @@
  *
  *     mem_workload plain SIZE
  *     mem_workload region SIZE LIMIT PATH FAULTS DIRTY
+ *     mem_workload remote SIZE LIMIT ADDRESS PORT TICKET LENT SEALED
  *     mem_workload device SIZE PATH
  *
  * plain is anonymous memory, which the kernel swaps when the process is in a group that says so, and which is
- * just memory when it is in none. region is a drover region. The loop is drover_bench_touch() for both. device is a file
- * read by O_DIRECT, one page at a time.
+ * just memory when it is in none. region is a drover region with a file, remote one with LENT bytes of a donor's memory in its
+ * place, which get ciphertext where SEALED is 1. The loop is drover_bench_touch() for all. device is a file read by
+ * O_DIRECT, one page at a time.
  *
  * Orders come as lines on stdin; each is answered by one line of JSON on stdout. Nothing is allocated before the
  * first order, so that the process can be put into its group first.
@@ -55,6 +57,7 @@ static uint8_t *memory;
 static uint8_t *versions;
 static struct drover_region *region;
 static int device = -1;
+static uint32_t donor_port; /* 0: no donor */
 static char **arguments;
 
 static void fail(const char *what, int error)
@@ -145,13 +148,30 @@ static void open_region(void)
 	struct drover_region_options options = {
 		.size = size,
 		.limit = number(arguments[3]),
-		.fault_mode = (uint32_t)number(arguments[5]),
-		.dirty_mode = (uint32_t)number(arguments[6]),
 		.flags = DROVER_REGION_PREWRITE | DROVER_REGION_ANONYMOUS,
 		.spin_us = SPIN_US,
 	};
 
-	check(drover_region_open(arguments[4], &options, &region), "drover_region_open");
+	if (donor_port != 0) {
+		struct drover_store_options store = {
+			.path = arguments[4],
+			.name = arguments[6],
+			.size = number(arguments[7]),
+			.kind = DROVER_STORE_NBD,
+			.port = donor_port,
+			.flags = number(arguments[8]) != 0 ? DROVER_STORE_SEALED : 0,
+		};
+
+		options.fault_mode = DROVER_FAULT_INLINE;
+		options.dirty_mode = DROVER_DIRTY_HASH;
+		options.flags = 0;
+		options.copies = 1;
+		check(drover_region_open_stores(&store, 1, &options, &region), "drover_region_open_stores");
+	} else {
+		options.fault_mode = (uint32_t)number(arguments[5]);
+		options.dirty_mode = (uint32_t)number(arguments[6]);
+		check(drover_region_open(arguments[4], &options, &region), "drover_region_open");
+	}
 	memory = (uint8_t *)(uintptr_t)drover_region_address(region);
 }
 
@@ -367,11 +387,15 @@ int main(int count_of, char **values)
 		kind = PLAIN;
 	else if (count_of == 7 && strcmp(values[1], "region") == 0)
 		kind = REGION;
+	else if (count_of == 9 && strcmp(values[1], "remote") == 0)
+		kind = REGION;
 	else if (count_of == 4 && strcmp(values[1], "device") == 0)
 		kind = DEVICE;
 	else
 		fail("arguments", EINVAL);
 	size = number(values[2]);
+	if (strcmp(values[1], "remote") == 0)
+		donor_port = (uint32_t)number(values[5]);
 	if (size == 0 || size % (1u << 20) != 0)
 		fail("size", EINVAL);
 	while (fgets(line, sizeof(line), stdin) != NULL)

@@ -54,3 +54,13 @@ export function usageOf<T>(open: () => T): T {
     throw error;
   }
 }
+
+/** The same for work that takes its time. */
+export async function usageOfWork<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof RangeError) throw new DroverError("usage", error.message, { cause: error });
+    throw error;
+  }
+}

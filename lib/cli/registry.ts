@@ -119,7 +119,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     words: ["mem", "bench"],
-    summary: "how fast memory is, in RAM and partly on SSD",
+    summary: "how fast memory is: in RAM, on SSD, at other hosts, on its way back",
     load: () => import("./mem_bench.ts"),
   },
   {

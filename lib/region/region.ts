@@ -13,10 +13,10 @@
 import type { Native, NativeRegion, PageSpan, RegionEvent, RegionStats, StoreStatus } from "../../ffi/mod.ts";
 import { openNative } from "../../ffi/mod.ts";
 import type { Advice } from "../tier/mod.ts";
+import { DonorSet } from "./donor_set.ts";
 import {
   bytesOf,
   checkOptions,
-  donorStore,
   limitMin,
   pageSize,
   type RegionOptions,
@@ -79,12 +79,6 @@ export class Pin implements Disposable {
   }
 }
 
-/** Pages that leave a donor in one call into C; between two of them the program may change its mind. */
-const retirePages = 4096;
-
-/** Pages looked at in one call that makes missing copies. */
-const mendPages = 65_536;
-
 /**
  * A region: memory of a fixed size of which a limited part is in RAM, and the rest in a file on SSD, in memory of other hosts, or
  * both.
@@ -103,6 +97,7 @@ const mendPages = 65_536;
  */
 export class Region implements Disposable {
   readonly #native: NativeRegion;
+  readonly #donors: DonorSet;
   readonly #policy: PolicyThread | null;
   readonly #limitMax: number;
   #bytes: Uint8Array<ArrayBuffer> | null = null;
@@ -110,6 +105,7 @@ export class Region implements Disposable {
   private constructor(native: Native, region: NativeRegion, options: RegionOptions) {
     const { policy, settings } = checkOptions(options);
     this.#native = region;
+    this.#donors = new DonorSet(region);
     this.#limitMax = settings.limit;
     // The stand-in for tests lives in one isolate.
     this.#policy = policy === null || native.path === "" ? null : new PolicyThread(native, region, policy);
@@ -204,7 +200,7 @@ export class Region implements Disposable {
    * places in this list.
    */
   stores(): StoreStatus[] {
-    return this.#native.stores();
+    return this.#donors.stores();
   }
 
   /**
@@ -215,7 +211,7 @@ export class Region implements Disposable {
    * @throws {NativeError} where it does not answer, or where there are eight stores
    */
   async addDonor(slots: RemoteSlots, options: { timeoutSeconds?: number } = {}): Promise<number> {
-    return await this.#native.addStore(donorStore(slots, Math.round((options.timeoutSeconds ?? 5) * 1000)));
+    return await this.#donors.addDonor(slots, options);
   }
 
   /**
@@ -226,13 +222,7 @@ export class Region implements Disposable {
    * @returns how many pages it still holds, because there is no room elsewhere; 0 when it is gone
    */
   async retireDonor(store: number, options: { lost?: boolean } = {}): Promise<number> {
-    const lost = options.lost === true;
-    let left = Infinity;
-    for (;;) {
-      const still = await this.#native.retire(store, { lost, limit: retirePages });
-      if (still === 0 || still >= left) return still;
-      left = still;
-    }
+    return await this.#donors.retireDonor(store, options);
   }
 
   /**
@@ -241,21 +231,7 @@ export class Region implements Disposable {
    * @returns how many pages still have fewer than they should and could have
    */
   async mend(): Promise<number> {
-    const pages = this.size / pageSize;
-    let thin = 0;
-    for (let first = 0; first < pages; first += mendPages) {
-      const span = { first, count: Math.min(mendPages, pages - first) };
-      let left = Infinity;
-      for (;;) {
-        const still = await this.#native.mend(span);
-        if (still === 0 || still >= left) {
-          thin += still;
-          break;
-        }
-        left = still;
-      }
-    }
-    return thin;
+    return await this.#donors.mend();
   }
 
   /**

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { drawMap } from "../../lib/cli/mem_demo.ts";
+// Loaded once and for all tests, and so not by the first test that needs it: that would count as a leak.
+import "../../lib/daemon/mem_remote.ts";
 import { missing } from "../region/room.ts";
 import { drover } from "./harness.ts";
 
@@ -88,7 +90,25 @@ realTest("mem demo prints one object per frame with --json", async () => {
 const mistakes: readonly { args: string[]; error: RegExp }[] = [
   { args: ["mem"], error: /a command is missing/ },
   { args: ["mem", "bench"], error: /missing required argument 'where'/ },
-  { args: ["mem", "bench", "tape"], error: /'tape' is invalid.*local, ssd/ },
+  { args: ["mem", "bench", "tape"], error: /'tape' is invalid.*local, ssd, remote, pull, all/ },
+  { args: ["mem", "bench", "remote"], error: /cannot borrow memory: no donor is named/ },
+  { args: ["mem", "bench", "pull", "--size", "8MiB"], error: /no donor is named/ },
+  { args: ["mem", "bench", "remote", "--donor", "a:b:c"], error: /cannot use the address "a:b:c"/ },
+  { args: ["mem", "bench", "remote", "--donor", "h:1", "--copies", "3"], error: /"3" for --copies/ },
+  {
+    args: ["mem", "bench", "remote", "--donor", "127.0.0.1:1", "--copies", "2"],
+    error: /cannot borrow from 1 donors: it should be 2 to 64/,
+  },
+  {
+    args: ["mem", "bench", "remote", "--donor", "127.0.0.1:1", "--ssd", "none"],
+    error: /cannot leave out the file: with one donor gone its pages would be lost/,
+  },
+  {
+    args: ["mem", "bench", "ssd", "--donor", "127.0.0.1:1"],
+    error: /cannot use --donor with ssd: no donor is asked/,
+  },
+  { args: ["mem", "bench", "ssd", "--ssd", "none"], error: /cannot use "none" for --ssd/ },
+  { args: ["mem", "bench", "remote", "--sealed", "maybe"], error: /'maybe' is invalid.*yes, no, auto/ },
   {
     args: ["mem", "bench", "ssd", "--size", "many"],
     error: /cannot use "many" for --size: it should be a size like 64MiB/,

@@ -27,7 +27,12 @@ export class Node implements AsyncDisposable {
   }
 
   static async open(folder: string, ...options: string[]): Promise<Node> {
-    const [file = "", ...rest] = fromSource;
+    return await Node.openUnder([], folder, ...options);
+  }
+
+  /** The same below another program, for instance one that enters a network namespace. */
+  static async openUnder(prefix: readonly string[], folder: string, ...options: string[]): Promise<Node> {
+    const [file = "", ...rest] = [...prefix, ...fromSource];
     const process = new Deno.Command(file, {
       args: [...rest, "serve", "--root", join(folder, "trees"), "--json", ...options],
       env: { DROVER_HOME: join(folder, "home") },
