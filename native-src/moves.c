@@ -238,9 +238,39 @@ static void write_again(struct drover_region *region, struct tiers *tiers, uint6
 		unsettle(region, tiers, page, word);
 }
 
+/*
+ * Where only the donor that has a page anyway has room, a page of other donors moves there. Nobody keeps that page from
+ * being the next to lack a copy, so this is done for as many as lack one now. Returns how many were begun to be moved.
+ */
+static uint64_t make_way(struct drover_region *region, struct tiers *tiers, uint64_t first, uint64_t page_count)
+{
+	struct mover mover = { .region = region, .tiers = tiers, .target = NO_TIER };
+	uint64_t other = 0, moved = 0;
+
+	for (uint64_t page = first; page < first + page_count && moved < MEND_PAGES_MAX; page++) {
+		uint32_t room = crowded_at(tiers, page);
+
+		if (room == NO_TIER || (mover.target != NO_TIER && room != mover.target))
+			continue;
+		if (mover.target == NO_TIER) {
+			mover.target = room;
+			open_mover(&mover);
+		}
+		while (other < region->pages && !(can_make_way(tiers, other, room) && move_page(&mover, other)))
+			other++;
+		if (other++ >= region->pages)
+			break;
+		moved++;
+	}
+	if (mover.target != NO_TIER)
+		close_mover(&mover);
+	return moved > mover.failed ? moved - mover.failed : 0;
+}
+
 int64_t drover_region_mend(struct drover_region *region, uint64_t first, uint64_t page_count)
 {
 	struct mover mover = { .region = region, .target = ANY_TIER };
+	uint64_t made;
 	sigset_t saved;
 	int64_t thin = 0;
 	int rc;
@@ -256,6 +286,7 @@ int64_t drover_region_mend(struct drover_region *region, uint64_t first, uint64_
 		probe_tiers(region, mover.tiers);
 		atomic_store(&mover.tiers->changing, 0);
 	}
+	made = make_way(region, mover.tiers, first, page_count);
 	open_mover(&mover);
 	for (uint64_t page = first; page < first + page_count && mover.started + mover.run < MEND_PAGES_MAX; page++) {
 		if (!is_thin(mover.tiers, page))
@@ -267,7 +298,8 @@ int64_t drover_region_mend(struct drover_region *region, uint64_t first, uint64_
 	}
 	close_mover(&mover);
 	for (uint64_t page = first; page < first + page_count; page++)
-		thin += state_of(word_at(region, page)) == DROVER_PAGE_COLD && is_thin(mover.tiers, page);
+		thin += state_of(word_at(region, page)) == DROVER_PAGE_COLD &&
+			(is_thin(mover.tiers, page) || (made > 0 && crowded_at(mover.tiers, page) != NO_TIER));
 	region_end(region, &saved);
 	return thin;
 }
@@ -289,7 +321,8 @@ static uint32_t take_settled(struct mover *mover, uint64_t page)
 		send_run(mover);
 		context_reap(mover->region, mover->context, 0);
 		wait_while_busy(mover->region, page, &round);
-		if (state_of(word_at(mover->region, page)) != DROVER_PAGE_BUSY)
+		/* Its write is in flight, perhaps where nobody else looks. */
+		if (state_of(word_at(mover->region, page)) != DROVER_PAGE_BUSY && help(mover->region) == 0)
 			wait_one(mover);
 	}
 }

@@ -456,7 +456,7 @@ static void tiers_submit(struct store *store, struct context *context)
 }
 
 /* What the region gets to hear. */
-static int32_t result_of(const struct tiers *tiers, struct task *task)
+static int32_t result_of(struct tiers *tiers, struct task *task)
 {
 	int32_t size = (int32_t)((uint32_t)__builtin_popcountll(task->all) * PAGE);
 

@@ -167,6 +167,7 @@ static int add_at(struct drover_region *region, struct tiers *tiers, uint32_t t,
 int drover_region_add_store(struct drover_region *region, const struct drover_store_options *options)
 {
 	struct tiers *tiers;
+	uint64_t until;
 	int rc = region_enter(region), place;
 
 	if (rc < 0)
@@ -176,9 +177,16 @@ int drover_region_add_store(struct drover_region *region, const struct drover_st
 		region_leave(region);
 		return -EINVAL;
 	}
-	if (atomic_exchange(&tiers->changing, 1) != 0) {
-		region_leave(region);
-		return -EBUSY;
+	/* Somebody asks a store that is down, for a moment, or adds another one. */
+	until = now() + 2 * patience_of(options);
+	while (atomic_exchange(&tiers->changing, 1) != 0) {
+		struct timespec pause = { 0, 1000000 };
+
+		if (now() > until) {
+			region_leave(region);
+			return -EBUSY;
+		}
+		nanosleep(&pause, NULL);
 	}
 	place = find_place(tiers);
 	rc = place < 0 ? -EMFILE : add_at(region, tiers, (uint32_t)place, options);

@@ -148,6 +148,15 @@ int is_worth(struct tier *tier);
 /* Whether the page, which is on the stores, has fewer copies than it should and could have. */
 int is_thin(struct tiers *tiers, uint64_t page);
 
+/*
+ * The one donor with room, where a page that lacks a copy has one already: other pages have to make way elsewhere. NO_TIER
+ * where that is not so.
+ */
+uint32_t crowded_at(struct tiers *tiers, uint64_t page);
+
+/* Whether one of the page's copies could as well be at donor `t`. */
+int can_make_way(struct tiers *tiers, uint64_t page, uint32_t t);
+
 /* Plans the writes of pages `mask`: for TASK_WRITE all copies anew, for TASK_MOVE what is missing. */
 void plan_writes(struct tiers *tiers, struct desk *desk, struct task *task, uint64_t mask);
 
@@ -155,7 +164,7 @@ void plan_writes(struct tiers *tiers, struct desk *desk, struct task *task, uint
 uint64_t plan_reads(struct tiers *tiers, struct desk *desk, struct task *task, uint64_t mask, uint64_t *later);
 
 /* Pages of the task that have the copies which they must have. */
-uint64_t pages_safe(const struct tiers *tiers, const struct task *task);
+uint64_t pages_safe(struct tiers *tiers, const struct task *task);
 
 /* After a move: takes back what the page has more than it should. */
 void drop_surplus(struct tiers *tiers, uint64_t page, uint32_t target);

@@ -4,6 +4,9 @@
  * Reads go to the copy that answers fastest, by what its store took lately. A store that is down is asked only where
  * nobody else has the page, and no more often than its back-off allows. New copies go to the better of two donors drawn at
  * random: the one with the smaller latency per share of free room, which spreads pages without anybody knowing all donors.
+ *
+ * Two copies of a page never share a donor, so room is worth something only while there is as much elsewhere: where one
+ * donor has half of all that is free, it gets one copy of each page, and so there is a second place for the last page too.
  */
 #include "tiers.h"
 
@@ -15,6 +18,10 @@
 /* So many failures in a row, and the copies there are made anew elsewhere. */
 #define HOPELESS 8u
 #define RETRY_NANOS_MIN 100000000ull
+/* Copies that others may be placing at this moment. */
+#define SLACK (4 * RUN_MAX)
+/* Pages that are looked at for a slot to be had. */
+#define LOOKS_MAX 1024u
 
 /* -- seats ------------------------------------------------------------------------------------------------ */
 
@@ -146,41 +153,102 @@ static double cost(const struct tier *tier)
 	return (double)tier_latency(tier) * (double)tier->slots.count / (double)free_slots(tier);
 }
 
-/* The better of two donors that are none of `exclude`; NO_TIER when there is none with room. */
-static uint32_t choose_donor(struct tiers *tiers, struct desk *desk, uint32_t exclude)
+/* How many more copies can go there: never two of a page. */
+static uint64_t useful_slots(const struct tiers *tiers, const struct tier *tier)
+{
+	uint64_t used = atomic_load_explicit(&tier->slots.used, memory_order_relaxed);
+	uint64_t lacking = used < tiers->pages ? tiers->pages - used : 0;
+
+	return free_slots(tier) < lacking ? free_slots(tier) : lacking;
+}
+
+/* Donors that could take a copy. */
+struct offers {
+	uint32_t count;
+	uint32_t tiers[TIERS_MAX];
+	uint64_t useful[TIERS_MAX];
+	double costs[TIERS_MAX];
+	uint64_t total; /* useful slots, those of the excluded ones too */
+};
+
+static void collect_offers(struct tiers *tiers, uint32_t exclude, struct offers *offers)
 {
 	uint32_t tier_count = atomic_load_explicit(&tiers->count, memory_order_acquire);
-	uint32_t found[TIERS_MAX], found_count = 0, first, second;
-	double costs[TIERS_MAX];
 
+	offers->count = 0;
+	offers->total = 0;
 	for (uint32_t t = 0; t < tier_count; t++) {
 		struct tier *tier = &tiers->tiers[t];
 
-		if ((exclude >> t & 1) != 0 || !tier_hold(tier))
+		if (!tier_hold(tier))
 			continue;
 		if (tier->donor && state(tier) == DROVER_STORE_UP && free_slots(tier) > 0) {
-			costs[found_count] = cost(tier);
-			found[found_count++] = t;
+			uint64_t useful = useful_slots(tiers, tier);
+
+			offers->total += useful;
+			if ((exclude >> t & 1) == 0) {
+				offers->useful[offers->count] = useful;
+				offers->costs[offers->count] = cost(tier);
+				offers->tiers[offers->count++] = t;
+			}
 		}
 		tier_release(tier);
 	}
 	/* Without a file there is no other place: somebody who was down may be back. */
-	for (uint32_t t = 0; t < tier_count && found_count == 0 && tiers->file == NO_TIER; t++) {
+	for (uint32_t t = 0; t < tier_count && offers->count == 0 && tiers->file == NO_TIER; t++) {
 		struct tier *tier = &tiers->tiers[t];
 
 		if ((exclude >> t & 1) != 0 || !tier_hold(tier))
 			continue;
 		if (state(tier) == DROVER_STORE_DOWN && free_slots(tier) > 0 && tier_answers(tier, now()))
-			found[found_count++] = t;
+			offers->tiers[offers->count++] = t;
 		tier_release(tier);
 	}
-	if (found_count == 0)
+}
+
+/*
+ * The roomiest donor, where the second copies of `*run` pages at any other one would leave room there that no page could
+ * use; NO_TIER where there is no danger of that. Takes so much off `*run` that the others keep theirs.
+ */
+static uint32_t roomiest_donor(const struct offers *offers, uint32_t *run)
+{
+	/* So many pages can still have two copies, these included, while no donor has more free slots than that. */
+	uint64_t pairs = (offers->total + *run) / 2, next = 0;
+	uint32_t best = 0;
+
+	for (uint32_t i = 1; i < offers->count; i++)
+		if (offers->useful[i] > offers->useful[best])
+			best = i;
+	if (offers->useful[best] + *run + SLACK <= pairs)
 		return NO_TIER;
-	if (found_count == 1)
-		return found[0];
-	first = (uint32_t)(draw(desk) % found_count);
-	second = (first + 1 + (uint32_t)(draw(desk) % (found_count - 1))) % found_count;
-	return costs[first] <= costs[second] ? found[first] : found[second];
+	for (uint32_t i = 0; i < offers->count; i++)
+		if (i != best && offers->useful[i] > next)
+			next = offers->useful[i];
+	if (next + *run > pairs)
+		*run = next < pairs ? (uint32_t)(pairs - next) : 1;
+	return offers->tiers[best];
+}
+
+/*
+ * The better of two donors that are none of `exclude`; NO_TIER when there is none with room. It is to get `*run` pages,
+ * or fewer afterwards, and it is their last copy or not.
+ */
+static uint32_t choose_donor(struct tiers *tiers, struct desk *desk, uint32_t exclude, int is_second, uint32_t *run)
+{
+	struct offers offers;
+	uint32_t first, second, t;
+
+	collect_offers(tiers, exclude, &offers);
+	if (offers.count == 0)
+		return NO_TIER;
+	if (offers.count == 1)
+		return offers.tiers[0];
+	t = is_second ? roomiest_donor(&offers, run) : NO_TIER;
+	if (t != NO_TIER)
+		return t;
+	first = (uint32_t)(draw(desk) % offers.count);
+	second = (first + 1 + (uint32_t)(draw(desk) % (offers.count - 1))) % offers.count;
+	return offers.costs[first] <= offers.costs[second] ? offers.tiers[first] : offers.tiers[second];
 }
 
 int is_thin(struct tiers *tiers, uint64_t page)
@@ -203,6 +271,45 @@ int is_thin(struct tiers *tiers, uint64_t page)
 	if (tiers->file != NO_TIER && !in_file && (tiers->file_first || tiers->copies < 2 || donors < tiers->copies))
 		return 1;
 	return !(tiers->file_first && in_file) && donors < tiers->copies && room > 0;
+}
+
+uint32_t crowded_at(struct tiers *tiers, uint64_t page)
+{
+	uint32_t held = seats_of(tiers, page), tier_count = atomic_load(&tiers->count), donors = 0, room = NO_TIER, others = 0;
+
+	if (held == 0 || tiers->file != NO_TIER)
+		return NO_TIER;
+	for (uint32_t t = 0; t < tier_count; t++) {
+		struct tier *tier = &tiers->tiers[t];
+
+		if (!tier_hold(tier))
+			continue;
+		if (state(tier) == DROVER_STORE_UP && (held >> t & 1) == 0)
+			others |= free_slots(tier) > 0 ? 2u : 1u;
+		else if (state(tier) == DROVER_STORE_UP && free_slots(tier) > 0)
+			room = t;
+		if ((held >> t & 1) != 0)
+			donors += (uint32_t)is_worth(tier);
+		tier_release(tier);
+	}
+	return donors < tiers->copies && others == 1u ? room : NO_TIER;
+}
+
+/* One bit per donor that has the page and answers. */
+static uint32_t answering_donors(struct tiers *tiers, uint64_t page)
+{
+	uint32_t bits = 0, held = seats_of(tiers, page);
+
+	for (uint32_t t = 0; held >> t != 0; t++)
+		if ((held >> t & 1) != 0 && tiers->tiers[t].donor && state(&tiers->tiers[t]) == DROVER_STORE_UP)
+			bits |= 1u << t;
+	return bits;
+}
+
+int can_make_way(struct tiers *tiers, uint64_t page, uint32_t t)
+{
+	return seat_of(tiers, page, t) == NO_SLOT &&
+	       (uint32_t)__builtin_popcount(answering_donors(tiers, page)) >= tiers->copies;
 }
 
 /* -- writes ----------------------------------------------------------------------------------------------- */
@@ -264,14 +371,46 @@ static uint32_t plan_at(struct tiers *tiers, struct task *task, uint32_t t, uint
 	return got;
 }
 
+/*
+ * All slots are taken: page `i` gets that of another page's second copy, as one copy of each comes before two of some. Looks
+ * at so many pages only, from anywhere on; whether it found one.
+ */
+static int take_second_copy(struct tiers *tiers, struct desk *desk, struct task *task, uint32_t i)
+{
+	struct drover_region *region = atomic_load_explicit(&tiers->region, memory_order_acquire);
+	uint32_t exclude = taken_by(task, i) | seats_of(tiers, task->page + i);
+	uint64_t other = draw(desk) % tiers->pages;
+
+	for (uint32_t looks = 0; region != NULL && looks < LOOKS_MAX; looks++, other = (other + 1) % tiers->pages) {
+		uint32_t held = answering_donors(tiers, other), word, t;
+
+		if (__builtin_popcount(held) < 2 || (held & ~exclude) == 0)
+			continue;
+		word = word_at(region, other);
+		if (state_of(word) != DROVER_PAGE_COLD || !take(region, other, word))
+			continue;
+		held = answering_donors(tiers, other);
+		t = (held & ~exclude) != 0 ? (uint32_t)__builtin_ctz(held & ~exclude) : NO_TIER;
+		if (__builtin_popcount(held) >= 2 && t != NO_TIER)
+			seat_drop(tiers, other, t);
+		else
+			t = NO_TIER;
+		publish(region, other, word, DROVER_PAGE_COLD);
+		if (t != NO_TIER && plan_at(tiers, task, t, i, 1) == 1)
+			return 1;
+	}
+	return 0;
+}
+
 /* Looks for donors until each page of `mask` has `want` copies there, or nobody has room. */
 static void plan_donors(struct tiers *tiers, struct desk *desk, struct task *task, uint64_t mask, uint32_t want)
 {
 	while (mask != 0) {
 		uint32_t i = (uint32_t)__builtin_ctzll(mask), run = 1, t, got;
 		uint32_t exclude = taken_by(task, i) | seats_of(tiers, task->page + i);
+		uint32_t copies = donor_copies(tiers, task, i);
 
-		if (donor_copies(tiers, task, i) >= want) {
+		if (copies >= want) {
 			mask &= mask - 1;
 			continue;
 		}
@@ -279,13 +418,16 @@ static void plan_donors(struct tiers *tiers, struct desk *desk, struct task *tas
 		       (taken_by(task, i + run) | seats_of(tiers, task->page + i + run)) == exclude)
 			run++;
 		do {
-			t = choose_donor(tiers, desk, exclude);
+			t = choose_donor(tiers, desk, exclude, copies > 0, &run);
 			if (t == NO_TIER)
 				break;
 			got = plan_at(tiers, task, t, i, run);
 			exclude |= 1u << t;
 		} while (got == 0);
-		if (t == NO_TIER)
+		if (t == NO_TIER && copies == 0 && task->kind == TASK_WRITE && tiers->file == NO_TIER &&
+		    take_second_copy(tiers, desk, task, i))
+			mask &= ~(1ull << i);
+		else if (t == NO_TIER)
 			mask &= ~(((1ull << run) - 1) << i);
 	}
 }
@@ -390,20 +532,22 @@ void plan_writes(struct tiers *tiers, struct desk *desk, struct task *task, uint
 		plan_donors(tiers, desk, task, mask & task->tried[tiers->file], tiers->copies);
 }
 
-uint64_t pages_safe(const struct tiers *tiers, const struct task *task)
+uint64_t pages_safe(struct tiers *tiers, const struct task *task)
 {
-	uint64_t one = 0, two = 0, safe = 0;
+	uint64_t one = 0, two = 0, answering = 0, safe;
 
 	for (uint32_t t = 0; t < TIERS_MAX; t++) {
-		if (task->good[t] == 0 || !tiers->tiers[t].donor)
+		uint32_t is = state(&tiers->tiers[t]);
+
+		if (task->good[t] == 0 || !tiers->tiers[t].donor || is == DROVER_STORE_GONE)
 			continue;
 		two |= one & task->good[t];
 		one |= task->good[t];
+		/* It took the page, and went away before another one did: not enough. */
+		if (is != DROVER_STORE_DOWN)
+			answering |= task->good[t];
 	}
-	if (tiers->file != NO_TIER)
-		safe = task->good[tiers->file];
-	else
-		safe = one;
+	safe = tiers->file != NO_TIER ? task->good[tiers->file] : answering;
 	return tiers->copies < 2 ? safe : safe | two;
 }
 

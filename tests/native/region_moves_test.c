@@ -120,6 +120,40 @@ static void no_room_anywhere(const struct way *way)
 	close_tiered(region);
 }
 
+static void *evict_some_pages(void *region)
+{
+	static const uint64_t pages[] = { 3, 4, 5, 9 };
+
+	CHECK(drover_region_evict(region, pages, 4, 0) >= 0);
+	return NULL;
+}
+
+/* A write in flight in a context that nobody uses: who waits for the page ends it. */
+static void a_donor_is_left_while_pages_are_written(const struct way *way)
+{
+	struct drover_region *region =
+		open_shape(way, &(struct shape){ .count = 3, .copies = 2, .sizes = { 5 * MIB, 5 * MIB, 5 * MIB } });
+	struct context *kept;
+	pthread_t thread;
+
+	fill_pages(region, 0, 64, 1);
+	for (uint64_t page = 0; page < 16; page++) {
+		words_of(region)[page * 512 + 1] = word_of(page, 1, 2);
+		words_of(region)[page * 512 + 511] = word_of(page, 511, 2);
+	}
+	/* So that the thread takes another one than this thread will. */
+	kept = claim(region);
+	CHECK_EQUAL(pthread_create(&thread, NULL, evict_some_pages, region), 0);
+	pthread_join(thread, NULL);
+	release(kept);
+	for (uint32_t t = 0; t < 2; t++)
+		CHECK_EQUAL(retire_all(region, t, DROVER_RETIRE_LOST * t), 0);
+	evict_all(region);
+	verify_pages(region, 0, 16, 2);
+	verify_pages(region, 16, 64, 1);
+	close_tiered(region);
+}
+
 /* A read that never comes back ends the move and nothing else. */
 static void a_move_that_hangs_is_given_up(const struct way *way)
 {
@@ -301,6 +335,7 @@ void suite_moves(void)
 		a_donor_takes_its_memory_back(way, 0);
 		a_donor_takes_its_memory_back(way, DROVER_RETIRE_LOST);
 		no_room_anywhere(way);
+		a_donor_is_left_while_pages_are_written(way);
 		a_move_that_hangs_is_given_up(way);
 		everything_at_once(way, &with_file, 1, nanos);
 		everything_at_once(way, &file_first, 1, nanos);

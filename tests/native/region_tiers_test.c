@@ -34,6 +34,7 @@ struct drover_region *open_shape(const struct way *way, const struct shape *shap
 
 		CHECK_EQUAL(store_file_open(region_directory, shape->sizes[t], 0, &file), 0);
 		tier_faults[t].random = t + 1;
+		tier_faults[t].no_ring = shape->no_ring;
 		parts[t] = (struct tier_options){ .store = faulty_wrap(&tier_faults[t], &file),
 						  .size = shape->sizes[t],
 						  .donor = !shape->is_file[t],
@@ -274,6 +275,123 @@ static void full_donors_and_a_file(const struct way *way)
 	close_tiered(region);
 }
 
+/* Pages of [first, end) that are not at two donors. */
+static uint64_t lone_pages(struct drover_region *region, uint64_t first, uint64_t end)
+{
+	static uint8_t places[TIERED_PAGES];
+	uint64_t lone = 0;
+
+	CHECK_EQUAL(drover_region_places(region, 0, TIERED_PAGES, places), 0);
+	for (uint64_t page = first; page < end; page++)
+		lone += __builtin_popcount(places[page]) != 2;
+	return lone;
+}
+
+/* Every page can be had while any one of the donors is away. */
+static void verify_without_each(struct drover_region *region, uint32_t donors, uint64_t end)
+{
+	for (uint32_t t = 0; t < donors; t++) {
+		atomic_store(&tier_faults[t].broken, 1);
+		verify_pages(region, 0, end, 1);
+		atomic_store(&tier_faults[t].broken, 0);
+		for (int round = 0; round < 1000 && stats_of(region, t).state == DROVER_STORE_DOWN; round++) {
+			struct timespec pause = { 0, 10000000 };
+
+			CHECK(drover_region_mend(region, 0, 1) >= 0);
+			nanosleep(&pause, NULL);
+		}
+	}
+	CHECK_EQUAL(events_of(region, DROVER_EVENT_READ), 0);
+	CHECK_EQUAL(events_of(region, DROVER_EVENT_CHECKSUM), 0);
+}
+
+/* As much room as the copies need and not a slot more, and one donor that nobody would choose. */
+static void exact_room_holds_two_copies(const struct way *way, const uint64_t *slots, uint32_t slow)
+{
+	struct shape shape = { .count = 3, .copies = 2 };
+	struct drover_region *region;
+
+	for (uint32_t t = 0; t < 3; t++)
+		shape.sizes[t] = slots[t] * PAGE;
+	region = open_shape(way, &shape);
+	atomic_store(&tiers_of(&region->store)->tiers[slow].latency, 1000000000000u);
+	fill_pages(region, 0, TIERED_PAGES, 1);
+	CHECK_EQUAL(lone_pages(region, 0, TIERED_PAGES), 0);
+	verify_without_each(region, 3, TIERED_PAGES);
+	close_tiered(region);
+}
+
+/* A donor is away from the beginning on. There is room for each page once, and for some twice. */
+static void first_copies_come_before_second_ones(const struct way *way)
+{
+	struct shape shape = { .count = 3, .copies = 2, .sizes = { 683 * PAGE, 683 * PAGE, 682 * PAGE }, .patience = 50000000u };
+	struct drover_region *region = open_shape(way, &shape);
+
+	atomic_store(&tier_faults[0].broken, 1);
+	fill_pages(region, 0, TIERED_PAGES, 1);
+	CHECK_EQUAL(pages_in(region, 1) + pages_in(region, 2), 683 + 682);
+	verify_pages(region, 0, TIERED_PAGES, 1);
+	atomic_store(&tier_faults[0].broken, 0);
+	for (int round = 0; round < 1000 && lone_pages(region, 0, TIERED_PAGES) > 0; round++) {
+		struct timespec pause = { 0, 10000000 };
+
+		CHECK(drover_region_mend(region, 0, TIERED_PAGES) >= 0);
+		nanosleep(&pause, NULL);
+	}
+	CHECK_EQUAL(lone_pages(region, 0, TIERED_PAGES), 0);
+	verify_without_each(region, 3, TIERED_PAGES);
+	close_tiered(region);
+}
+
+static void *let_go(void *tiers)
+{
+	struct timespec pause = { 0, 50000000 };
+
+	nanosleep(&pause, NULL);
+	atomic_store(&((struct tiers *)tiers)->changing, 0);
+	return NULL;
+}
+
+static void a_store_waits_to_be_added(const struct way *way)
+{
+	struct drover_store_options another = { .path = region_directory, .size = 2 * MIB };
+	struct drover_region *region =
+		open_shape(way, &(struct shape){ .count = 2, .copies = 2, .sizes = { TIERED_SIZE, TIERED_SIZE } });
+	struct tiers *tiers = tiers_of(&region->store);
+	pthread_t thread;
+
+	atomic_store(&tiers->changing, 1);
+	CHECK_EQUAL(pthread_create(&thread, NULL, let_go, tiers), 0);
+	CHECK_EQUAL(drover_region_add_store(region, &another), 2);
+	pthread_join(thread, NULL);
+	another.timeout_nanos = 1000000;
+	atomic_store(&tiers->changing, 1);
+	CHECK_EQUAL(drover_region_add_store(region, &another), -EBUSY);
+	atomic_store(&tiers->changing, 0);
+	close_tiered(region);
+}
+
+/* Two donors were full before the third one came: what it has room for has no second place until others make way. */
+static void pages_make_way_for_a_second_copy(const struct way *way)
+{
+	struct shape shape = { .count = 3, .copies = 2, .sizes = { MIB, MIB, 2 * MIB } };
+	uint64_t full = MIB / PAGE, end = 2 * full;
+	struct drover_region *region = open_shape(way, &shape);
+	_Atomic uint32_t *state = &tiers_of(&region->store)->tiers[2].state;
+
+	atomic_store(state, DROVER_STORE_RETIRING);
+	fill_pages(region, 0, full, 1);
+	CHECK_EQUAL(lone_pages(region, 0, full), 0);
+	atomic_store(state, DROVER_STORE_UP);
+	fill_pages(region, full, end, 1);
+	CHECK_EQUAL(lone_pages(region, 0, end), full);
+	for (int round = 0; round < 100 && drover_region_mend(region, 0, TIERED_PAGES) > 0; round++)
+		;
+	CHECK_EQUAL(lone_pages(region, 0, end), 0);
+	verify_without_each(region, 3, end);
+	close_tiered(region);
+}
+
 /* -- what fails ------------------------------------------------------------------------------------------- */
 
 static const struct shape donor_and_file = { .count = 2, .copies = 1, .sizes = { TIERED_SIZE, TIERED_SIZE }, .is_file = { 0, 1 } };
@@ -374,6 +492,36 @@ static void file_that_fails_keeps_pages_in_ram(const struct way *way)
 	evict_all(region);
 	verify_pages(region, 3, 4, 2);
 	verify_pages(region, 4, 64, 1);
+	close_tiered(region);
+}
+
+/* The donor that took the page went away before the other one said that it cannot have it. */
+static void a_copy_that_is_away_is_not_enough(const struct way *way)
+{
+	struct shape shape = two_donors;
+	struct drover_region *region;
+
+	shape.patience = 50000000u;
+	shape.no_ring = 1;
+	region = open_shape(way, &shape);
+	fill_pages(region, 0, 64, 1);
+	for (uint64_t page = 3; page <= 9; page += 6) {
+		words_of(region)[page * 512 + 1] = word_of(page, 1, 2);
+		words_of(region)[page * 512 + 511] = word_of(page, 511, 2);
+	}
+	atomic_store(&tier_faults[0].broken_after, 1);
+	atomic_store(&tier_faults[1].broken, 1);
+	drover_region_evict(region, (const uint64_t[]){ 3, 9 }, 2, DROVER_EVICT_WAIT);
+	CHECK_EQUAL(stats_of(region, 0).state, DROVER_STORE_DOWN);
+	CHECK(atomic_load(&region->frames) >= 2);
+	for (uint64_t page = 3; page <= 9; page += 6)
+		CHECK_EQUAL(words_of(region)[page * 512 + 1], word_of(page, 1, 2));
+	for (uint32_t t = 0; t < 2; t++)
+		atomic_store(&tier_faults[t].broken, 0);
+	evict_all(region);
+	verify_pages(region, 3, 4, 2);
+	verify_pages(region, 4, 9, 1);
+	verify_pages(region, 9, 10, 2);
 	close_tiered(region);
 }
 
@@ -510,6 +658,14 @@ void suite_tiers(void)
 		donor_first_fills_the_donor(&ways[i]);
 		two_copies_at_two_donors(&ways[i]);
 		full_donors_and_a_file(&ways[i]);
+		for (uint32_t slow = 0; slow < 3; slow++) {
+			exact_room_holds_two_copies(&ways[i], (const uint64_t[]){ 683, 683, 682 }, slow);
+			exact_room_holds_two_copies(&ways[i], (const uint64_t[]){ 1023, 501, 524 }, slow);
+		}
+		first_copies_come_before_second_ones(&ways[i]);
+		pages_make_way_for_a_second_copy(&ways[i]);
+		a_store_waits_to_be_added(&ways[i]);
+		a_copy_that_is_away_is_not_enough(&ways[i]);
 		broken_donor_costs_nothing(&ways[i], &donor_and_file);
 		broken_donor_costs_nothing(&ways[i], &two_donors);
 		file_that_fails_keeps_pages_in_ram(&ways[i]);

@@ -71,6 +71,9 @@ static void faulty_queue(struct store *store, struct context *context, uint32_t 
 	faulty->requests[number][id].size = size;
 	if (one_in(faulty, &faulty->broken)) {
 		plan = BROKEN;
+	} else if (write && atomic_load(&faulty->broken_after) > 0) {
+		if (atomic_fetch_sub(&faulty->broken_after, 1) == 1)
+			atomic_store(&faulty->broken, 1);
 	} else if (write) {
 		if (one_in(faulty, &faulty->write_error))
 			plan = WRITE_ERROR;

@@ -19,6 +19,7 @@ struct faulty {
 	_Atomic uint32_t write_error;  /* ENOSPC, and only a part was written */
 	_Atomic uint32_t write_lost;   /* said to be done, and was not; only below a store that writes from a buffer of its own */
 	_Atomic uint32_t broken;       /* ENOTCONN, reads and writes */
+	_Atomic uint32_t broken_after; /* so many writes more, then `broken` sets in; 0: never. No rate */
 	_Atomic uint32_t no_ring;      /* when set before opening: as where io_uring is forbidden */
 	_Atomic uint32_t injected;     /* how many so far */
 	_Atomic uint64_t random;

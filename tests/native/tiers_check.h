@@ -16,6 +16,7 @@ struct shape {
 	uint32_t is_file[4];
 	uint32_t sealed[4];
 	uint64_t patience;
+	uint32_t no_ring; /* answers come in the order of the requests */
 };
 
 /* The faults of each store; cleared by open_shape(). */
