@@ -124,7 +124,7 @@ class Sender {
     const upserts = chooseBases(this.#tree, changes, base, plan.mode);
     const total = upserts.reduce((sum, { entry, sameContent }) => sum + (sameContent ? 0 : entry.size), 0);
     const segments = planSegments(upserts, {
-      costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 32)),
+      costMax: Math.min(segmentCostMax, Math.max(segmentCostMin, total / 16)),
     });
     if (total < smallPackage) this.#level = smallLevel;
     const metadata: PackageMetadata = {
