@@ -266,8 +266,9 @@ export function mutateTree(dir: string, options: MutateOptions): MutateReport {
       report.deleted++;
     }
   }
-  if (extras) changeMore(maker, random, percent, report);
+  // First the attributes: what comes then may rename the files that get them.
   maker.writeXattrs();
+  if (extras) changeMore(maker, random, percent, report);
   maker.finishDirectories();
   return report;
 }
