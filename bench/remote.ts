@@ -30,6 +30,7 @@ import { parseArgs } from "node:util";
 import { borrow, type Borrowed } from "../lib/cluster/mod.ts";
 import { NbdClient } from "../lib/nbd/mod.ts";
 import { buildNative } from "../native-src/build.ts";
+import type { MemGoal } from "./mem.ts";
 import { buildWorkload, type Loop, MemProcess } from "./mem_process.ts";
 import { benchNbd, missingTools, type NbdRow } from "./nbd.ts";
 import { commonOptions, numberOf, type Outlets, outlets, wordsOf } from "./options.ts";
@@ -89,20 +90,7 @@ export interface RemoteBenchOptions extends Outlets {
 }
 
 /** One goal and what was reached. */
-export interface RemoteGoal {
-  measure: string;
-  /** For people. */
-  drover: string;
-  yardstick: string;
-  /** Median of the rounds' values, and their range. */
-  value: number;
-  least: number;
-  greatest: number;
-  goal: number;
-  /** Whether the value should be at most the goal; else at least. */
-  atMost: boolean;
-  verdict: "ok" | "short";
-}
+export type RemoteGoal = MemGoal;
 
 /** The command. */
 export async function main(args: readonly string[]): Promise<number> {

@@ -8,8 +8,8 @@ import { commands, groups } from "./registry.ts";
 
 const forms = `Usage: drover COMMAND [OPTION]...
 
-Versions a directory tree and moves its changes to other hosts; reads, checks and converts migration streams; offers and
-copies disk images; measures memory that is larger than its RAM.
+Versions a directory tree and moves its changes to other hosts; reads, checks and converts migration streams; offers,
+copies and mounts disk images; lends memory to other hosts, and measures memory that is larger than its RAM.
 `;
 
 const details = `Every command has its own help with an example: drover COMMAND --help
